@@ -1,0 +1,1 @@
+//! A deterministic network simulator that runs the tidings core in simulated time.

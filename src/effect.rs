@@ -1,0 +1,303 @@
+//! What can happen to a node, and what it wants done: the words between the core and whoever drives it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::peer::{Member, NodeId, Peer};
+use crate::record::{Instance, Key};
+
+/// Something that happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// Time has passed; see [`Node::next_wake`](crate::node::Node::next_wake). Also the very first input.
+    Wake,
+    /// A gossip datagram arrived (whole: clear header and opened body).
+    Datagram {
+        /// The address it came from.
+        from: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// Another member asks over an authenticated stream; the answer comes as a [`Reply`] with this token.
+    Request {
+        /// Who asks: the address of the connection.
+        from: SocketAddr,
+        /// Names the stream.
+        token: u64,
+        /// The question.
+        bytes: Bytes,
+    },
+    /// The answer to one of our own [`Request`]s, or that there is none.
+    Response {
+        /// The token of the request.
+        token: u64,
+        /// The answer's bytes, or why there is none.
+        result: Result<Bytes, StreamFailure>,
+    },
+    /// The program registers an instance, or replaces the one with the same id.
+    Register(Arc<Instance>),
+    /// The program withdraws an instance.
+    Withdraw(Key),
+    /// The addresses to join through, as resolved now; replaces those given before.
+    Seeds(Vec<SocketAddr>),
+    /// The program leaves: say goodbye to everybody.
+    Leave,
+}
+
+/// Why a stream brought no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StreamFailure {
+    /// The other side could not be reached, or the connection broke.
+    #[error("the connection failed")]
+    Connection,
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// The answer was longer than the limit.
+    #[error("the answer was too long")]
+    TooLong,
+    /// The other side refused, or we had too many requests open.
+    #[error("refused")]
+    Refused,
+}
+
+/// A datagram to be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The receiver's nonce, which the seal binds; `None` for a Hello or its answer.
+    pub nonce: Option<u64>,
+    /// The bytes: clear header and body.
+    pub bytes: Vec<u8>,
+}
+
+/// A question to be asked over an authenticated stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Names it in the answer.
+    pub token: u64,
+    /// Whom to ask.
+    pub to: Peer,
+    /// The question.
+    pub bytes: Bytes,
+}
+
+/// An answer to another member's question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// The token of the [`Input::Request`].
+    pub token: u64,
+    /// The answer; `None` refuses: close the stream without one.
+    pub bytes: Option<Bytes>,
+}
+
+/// What a node wants done. The caller passes it in, and finds it complete when `handle` returns.
+#[derive(Default, Debug)]
+pub struct Outbox {
+    /// Datagrams to send, in order.
+    pub datagrams: Vec<Datagram>,
+    /// Questions to ask over streams.
+    pub requests: Vec<Request>,
+    /// Answers to give.
+    pub replies: Vec<Reply>,
+    /// What the program should hear, in order.
+    pub events: Vec<Event>,
+}
+
+impl Outbox {
+    /// Empties it, and keeps its capacity.
+    pub fn clear(&mut self) {
+        self.datagrams.clear();
+        self.requests.clear();
+        self.replies.clear();
+        self.events.clear();
+    }
+}
+
+/// Why an instance is no longer offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GoneReason {
+    /// Its owner withdrew it.
+    Withdrawn,
+    /// Its owner said goodbye.
+    OwnerLeft,
+    /// Its owner is down: the instance is kept and marked until its owner returns or is forgotten.
+    OwnerDown,
+    /// Its owner restarted and has not registered it again.
+    OwnerRestarted,
+    /// Its owner was down for so long, or was replaced at its address, that it was forgotten.
+    Forgotten,
+}
+
+impl GoneReason {
+    /// The reason as a word, as it stands in every output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Withdrawn => "withdrawn",
+            Self::OwnerLeft => "member_left",
+            Self::OwnerDown => "member_down",
+            Self::OwnerRestarted => "member_restarted",
+            Self::Forgotten => "member_forgotten",
+        }
+    }
+}
+
+/// Something that a program, or the view, should hear. Applied in order to an empty view, the events give the
+/// node's whole knowledge.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The node has joined and synced once (or is the first: it has nobody to join).
+    Ready,
+    /// A member appeared, or came back.
+    MemberUp(Arc<Member>),
+    /// A member changed what it says of itself, or its state changed without it going away.
+    MemberChanged(Arc<Member>),
+    /// A member is gone without a word.
+    MemberDown(Arc<Member>),
+    /// A member said goodbye.
+    MemberLeft(Arc<Member>),
+    /// A member is no longer remembered.
+    MemberForgotten(Arc<Member>),
+    /// An instance is offered that was not before.
+    ServiceUp {
+        /// Who offers it.
+        owner: NodeId,
+        /// The instance.
+        instance: Arc<Instance>,
+    },
+    /// An instance changed.
+    ServiceChanged {
+        /// Who offers it.
+        owner: NodeId,
+        /// What it was; of the same id, perhaps of another service.
+        before: Arc<Instance>,
+        /// What it is now.
+        instance: Arc<Instance>,
+    },
+    /// An instance is no longer offered; for [`GoneReason::OwnerDown`] it is kept, marked.
+    ServiceDown {
+        /// Who offered it.
+        owner: NodeId,
+        /// The instance.
+        instance: Arc<Instance>,
+        /// Why.
+        reason: GoneReason,
+    },
+    /// Something that an operator should know; the node goes on.
+    Warning(Warning),
+    /// The node cannot go on and must be stopped.
+    Fatal(Fatal),
+}
+
+/// Something that an operator should know. At most one of a kind and sender a minute is told.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A datagram of another cluster came in.
+    #[error("{from} belongs to another cluster (tag {theirs:08x}, ours is {ours:08x})")]
+    OtherCluster {
+        /// Who sent it.
+        from: SocketAddr,
+        /// Its cluster's tag.
+        theirs: u32,
+        /// Our cluster's tag.
+        ours: u32,
+    },
+    /// A member that speaks no common wire version.
+    #[error("{from} speaks wire versions {theirs:?}, we speak {ours:?}")]
+    WireVersion {
+        /// Who sent it.
+        from: SocketAddr,
+        /// The oldest and newest that it speaks.
+        theirs: (u8, u8),
+        /// The oldest and newest that we speak.
+        ours: (u8, u8),
+    },
+    /// No seed has answered yet.
+    #[error("no answer from {seeds} seed addresses after {tries} tries; going on")]
+    NoSeedAnswers {
+        /// How many seeds there are.
+        seeds: usize,
+        /// How often all were tried.
+        tries: u32,
+    },
+    /// A limit was hit.
+    #[error("limit {limit} reached ({value})")]
+    Limit {
+        /// The limit's name.
+        limit: &'static str,
+        /// The value that it limits to.
+        value: u64,
+    },
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fatal {
+    /// Another live process has our id and the better claim to it: a copied data directory.
+    #[error("another process at {addr} has our id {id} and started later; is this data directory a copy?")]
+    Cloned {
+        /// The id.
+        id: NodeId,
+        /// Where the other listens.
+        addr: SocketAddr,
+    },
+    /// Another live member has our name, and had it first.
+    #[error("the name {name:?} belongs to the live member {id} at {addr}")]
+    DuplicateName {
+        /// The name.
+        name: Arc<str>,
+        /// Who has it.
+        id: NodeId,
+        /// Where it listens.
+        addr: SocketAddr,
+    },
+}
+
+/// Why an input was not accepted.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The bytes could not be read; counted, nothing else changed.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// The bytes were readable but not for us or not from anybody we know; counted, nothing else changed.
+    #[error("not accepted: {0}")]
+    NotAccepted(&'static str),
+    /// The record is larger than the limit; nothing changed.
+    #[error("the record has {bytes} bytes, the limit is {limit}")]
+    RecordTooLarge {
+        /// Its size when encoded.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// There are too many records; nothing changed.
+    #[error("{count} records, the limit is {limit}")]
+    TooManyRecords {
+        /// How many there would be.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Changes come faster than the limit; nothing changed, try again later.
+    #[error("more than {limit} changes a second")]
+    TooManyChanges {
+        /// The limit.
+        limit: u32,
+    },
+    /// There is no such instance; nothing changed.
+    #[error("no instance {0} is registered here")]
+    UnknownInstance(Key),
+    /// The node has left.
+    #[error("the node has left the cluster")]
+    HasLeft,
+    /// A bug in the membership protocol's integration; live it is logged and counted, the simulator stops.
+    #[error("bug: {0}")]
+    Bug(&'static str),
+}
