@@ -1,10 +1,14 @@
 //! tidings: a service registry with no central server.
 
+pub mod counters;
 pub mod effect;
 pub mod node;
 pub mod peer;
 pub mod record;
+pub mod table;
 pub mod time;
+mod timers;
+pub mod wire;
 
 pub use peer::{Member, MemberState, NodeId, Peer};
 pub use record::Instance;

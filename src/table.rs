@@ -1,0 +1,614 @@
+//! Every owner's records as known here, and what is still missing. Knows nothing of who is reachable or who asks.
+//!
+//! Only an owner changes its records, and each change gets the owner's next version, so merging is taking the larger
+//! version. The **watermark** of an owner is the version up to which nothing is missing; what arrives above it is
+//! applied, but moves it only when the gap below is closed. Tombstones are kept for a while; whoever asks for what
+//! changed since before the forgotten ones (the **floor**) gets the owner's whole set instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::peer::{Epoch, NodeId};
+use crate::record::{Content, Key, Owner, Version};
+use crate::time::Time;
+use crate::wire::{Body, BodyRef, Delta, Digest, Record, content_hash, decode_content};
+
+/// Records of one owner, tombstones included; what comes above is dropped and counted.
+pub const RECORDS_PER_OWNER_MAX: usize = 20_000;
+
+/// Records in all, tombstones included; what comes above is dropped and counted.
+pub const RECORDS_MAX: usize = 500_000;
+
+/// How long a tombstone is kept.
+pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(300);
+
+/// Versions above a gap that are remembered one by one; beyond, closing the gap takes a sync.
+const ABOVE_MAX: usize = 1_024;
+
+/// Buckets of owners whose sums are compared first.
+pub(crate) const BUCKETS: usize = 256;
+
+/// The records of one owner.
+#[derive(Debug)]
+struct Owned {
+    epoch: Epoch,
+    watermark: Version,
+    /// The highest version of a tombstone that is forgotten.
+    floor: Version,
+    entries: BTreeMap<Key, Entry>,
+    /// Versions above the watermark that are known.
+    above: BTreeSet<Version>,
+    /// Since when something is missing below the highest version.
+    gap_since: Option<Time>,
+    /// Over live entries.
+    sum: u64,
+    /// Whether the owner counts in the fingerprint: it is neither down nor left.
+    is_counted: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    version: Version,
+    body: Stored,
+}
+
+#[derive(Debug)]
+enum Stored {
+    Live { bytes: Bytes, content: Content },
+    Gone { since: Time },
+}
+
+/// What merging a record did.
+#[derive(Debug)]
+pub(crate) enum Merge {
+    /// It is new here: what the key said before, and what it says now.
+    New { before: Option<Content>, after: Option<Content> },
+    /// This version, or a later one, is known.
+    Known,
+    /// It belongs to an earlier start of its owner.
+    OldEpoch,
+    /// It could not be read.
+    Malformed,
+    /// The owner, or the cluster, has too many.
+    TooMany,
+}
+
+/// Every owner's records as known here.
+#[derive(Debug)]
+pub(crate) struct Table {
+    owners: BTreeMap<NodeId, Owned>,
+    buckets: Box<[u64; BUCKETS]>,
+    fingerprint: u64,
+    records: usize,
+}
+
+/// Which bucket an owner belongs to.
+fn bucket(id: NodeId) -> usize {
+    (xxh3_64(&id.0.to_le_bytes()) & 0xff) as usize
+}
+
+/// What one live record adds to a fingerprint.
+fn fingerprint_of(owner: Owner, key: &Key, version: Version, content: &[u8]) -> u64 {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&owner.id.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&owner.epoch.to_le_bytes());
+    bytes[16..24].copy_from_slice(&version.to_le_bytes());
+    bytes[24..].copy_from_slice(&content_hash(content).to_le_bytes());
+    xxh3_64_with_seed(key.as_str().as_bytes(), xxh3_64(&bytes))
+}
+
+impl Owned {
+    fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            watermark: 0,
+            floor: 0,
+            entries: BTreeMap::new(),
+            above: BTreeSet::new(),
+            gap_since: None,
+            sum: 0,
+            is_counted: false,
+        }
+    }
+
+    /// Notes that `version` is known, and moves the watermark over what has become complete.
+    fn note(&mut self, version: Version, now: Time) {
+        if version <= self.watermark {
+            return;
+        }
+        if self.above.len() < ABOVE_MAX {
+            self.above.insert(version);
+        }
+        self.close_gap(now);
+    }
+
+    /// Everything up to `watermark` is known.
+    fn complete(&mut self, watermark: Version, now: Time) {
+        self.watermark = self.watermark.max(watermark);
+        self.close_gap(now);
+    }
+
+    fn close_gap(&mut self, now: Time) {
+        while let Some(&next) = self.above.first() {
+            if next > self.watermark + 1 {
+                break;
+            }
+            self.watermark = self.watermark.max(next);
+            self.above.pop_first();
+        }
+        self.gap_since = if self.above.is_empty() { None } else { self.gap_since.or(Some(now)) };
+    }
+
+    fn highest(&self) -> Version {
+        self.above.last().copied().unwrap_or(0).max(self.watermark)
+    }
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self { owners: BTreeMap::new(), buckets: Box::new([0; BUCKETS]), fingerprint: 0, records: 0 }
+    }
+
+    /// The order-free sum over live records of owners that count.
+    pub(crate) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The same, by bucket of owners.
+    pub(crate) fn buckets(&self) -> &[u64; BUCKETS] {
+        &self.buckets
+    }
+
+    /// Records, tombstones included.
+    pub(crate) const fn len(&self) -> usize {
+        self.records
+    }
+
+    /// The start whose records are kept of `id`.
+    pub(crate) fn epoch(&self, id: NodeId) -> Option<Epoch> {
+        self.owners.get(&id).map(|owned| owned.epoch)
+    }
+
+    /// The version of a key, live or gone; 0 if it was never known.
+    pub(crate) fn version(&self, owner: Owner, key: &Key) -> Version {
+        let owned = self.owners.get(&owner.id).filter(|owned| owned.epoch == owner.epoch);
+        owned.and_then(|owned| owned.entries.get(key)).map_or(0, |entry| entry.version)
+    }
+
+    /// The highest version known of an owner's start.
+    pub(crate) fn highest(&self, owner: Owner) -> Version {
+        self.owners.get(&owner.id).filter(|o| o.epoch == owner.epoch).map_or(0, Owned::highest)
+    }
+
+    /// A record's body, for sending it on.
+    pub(crate) fn body(&self, owner: Owner, key: &Key) -> Option<(Version, BodyRef<'_>)> {
+        let owned = self.owners.get(&owner.id).filter(|owned| owned.epoch == owner.epoch)?;
+        let entry = owned.entries.get(key)?;
+        let body = match &entry.body {
+            Stored::Live { bytes, .. } => BodyRef::Live(bytes),
+            Stored::Gone { .. } => BodyRef::Gone,
+        };
+        Some((entry.version, body))
+    }
+
+    /// The live contents of an owner, in order of their keys.
+    pub(crate) fn live(&self, id: NodeId) -> impl Iterator<Item = (&Key, Version, &Content)> {
+        self.owners.get(&id).into_iter().flat_map(|owned| {
+            owned.entries.iter().filter_map(|(key, entry)| match &entry.body {
+                Stored::Live { content, .. } => Some((key, entry.version, content)),
+                Stored::Gone { .. } => None,
+            })
+        })
+    }
+
+    /// One live content.
+    pub(crate) fn content(&self, id: NodeId, key: &Key) -> Option<&Content> {
+        match &self.owners.get(&id)?.entries.get(key)?.body {
+            Stored::Live { content, .. } => Some(content),
+            Stored::Gone { .. } => None,
+        }
+    }
+
+    /// Every owner that counts, with its start, in order.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = Owner> {
+        self.owners.iter().filter(|(_, owned)| owned.is_counted).map(|(&id, owned)| Owner { id, epoch: owned.epoch })
+    }
+
+    /// Lets an owner count in the fingerprint, or not.
+    pub(crate) fn set_counted(&mut self, id: NodeId, is_counted: bool) {
+        let Some(owned) = self.owners.get_mut(&id) else { return };
+        if owned.is_counted == is_counted {
+            return;
+        }
+        owned.is_counted = is_counted;
+        let sum = owned.sum;
+        self.shift(id, if is_counted { sum } else { sum.wrapping_neg() });
+    }
+
+    /// Makes room for a start of an owner: gives the live contents of an earlier start, which are gone now. A start
+    /// that is not newer changes nothing.
+    pub(crate) fn begin(&mut self, owner: Owner) -> Vec<(Key, Content)> {
+        match self.epoch(owner.id) {
+            Some(epoch) if epoch >= owner.epoch => Vec::new(),
+            _ => {
+                let gone = self.remove(owner.id);
+                self.owners.insert(owner.id, Owned::new(owner.epoch));
+                gone
+            }
+        }
+    }
+
+    /// Forgets an owner; gives its live contents.
+    pub(crate) fn remove(&mut self, id: NodeId) -> Vec<(Key, Content)> {
+        self.set_counted(id, false);
+        let Some(owned) = self.owners.remove(&id) else { return Vec::new() };
+        self.records -= owned.entries.len();
+        let live = owned.entries.into_iter().filter_map(|(key, entry)| match entry.body {
+            Stored::Live { content, .. } => Some((key, content)),
+            Stored::Gone { .. } => None,
+        });
+        live.collect()
+    }
+
+    /// Takes in a record of an owner that [`begin`](Self::begin) made room for. A body that is not here
+    /// ([`Body::Large`]) is [`Merge::Malformed`]: fetch it first.
+    pub(crate) fn merge(&mut self, record: &Record, now: Time) -> Merge {
+        let Some(owned) = self.owners.get_mut(&record.owner.id) else { return Merge::OldEpoch };
+        if owned.epoch != record.owner.epoch {
+            return Merge::OldEpoch;
+        }
+        let is_known = owned.entries.get(&record.key).is_some_and(|entry| entry.version >= record.version);
+        if is_known {
+            owned.note(record.version, now);
+            return Merge::Known;
+        }
+        let is_added = !owned.entries.contains_key(&record.key);
+        if is_added && (owned.entries.len() >= RECORDS_PER_OWNER_MAX || self.records >= RECORDS_MAX) {
+            return Merge::TooMany;
+        }
+        let (body, after, plus) = match &record.body {
+            Body::Gone => (Stored::Gone { since: now }, None, 0),
+            Body::Large { .. } => return Merge::Malformed,
+            Body::Live(bytes) => match decode_content(&record.key, bytes) {
+                Err(_) => return Merge::Malformed,
+                Ok(content) => {
+                    let plus = fingerprint_of(record.owner, &record.key, record.version, bytes);
+                    (Stored::Live { bytes: bytes.clone(), content: content.clone() }, Some(content), plus)
+                }
+            },
+        };
+        owned.note(record.version, now);
+        let entry = Entry { version: record.version, body };
+        let before = owned.entries.insert(record.key.clone(), entry);
+        self.records += usize::from(is_added);
+        let (before, minus) = match before {
+            Some(Entry { version, body: Stored::Live { bytes, content } }) => {
+                let minus = fingerprint_of(record.owner, &record.key, version, &bytes);
+                (Some(content), minus)
+            }
+            _ => (None, 0),
+        };
+        self.add_to_sum(record.owner.id, plus.wrapping_sub(minus));
+        Merge::New { before, after }
+    }
+
+    /// Everything of an owner up to `watermark` is here.
+    pub(crate) fn complete(&mut self, owner: Owner, watermark: Version, now: Time) {
+        if let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) {
+            owned.complete(watermark, now);
+        }
+    }
+
+    /// After a whole set: drops what lies in its range and not in it; gives the live ones dropped.
+    pub(crate) fn retain(&mut self, whole: &Delta) -> Vec<(Key, Content)> {
+        let owner = whole.owner;
+        let kept: BTreeSet<_> = whole.records.iter().map(|record| &record.key).collect();
+        let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) else {
+            return Vec::new();
+        };
+        let stale: Vec<_> = owned
+            .entries
+            .iter()
+            .filter(|(_, entry)| whole.since < entry.version && entry.version <= whole.watermark)
+            .filter(|(key, _)| !kept.contains(*key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut dropped = Vec::new();
+        let mut minus = 0u64;
+        for key in stale {
+            let entry = owned.entries.remove(&key).expect("its key was just listed");
+            owned.floor = owned.floor.max(entry.version);
+            self.records -= 1;
+            if let Stored::Live { bytes, content } = entry.body {
+                minus = minus.wrapping_add(fingerprint_of(owner, &key, entry.version, &bytes));
+                dropped.push((key, content));
+            }
+        }
+        self.add_to_sum(owner.id, minus.wrapping_neg());
+        dropped
+    }
+
+    /// The digests of owners that count, in the buckets that `wants` names.
+    pub(crate) fn digests(&self, wants: impl Fn(u8) -> bool) -> Vec<Digest> {
+        self.owners
+            .iter()
+            .filter(|(id, owned)| owned.is_counted && wants(bucket(**id) as u8))
+            .map(|(&id, owned)| Digest {
+                owner: Owner { id, epoch: owned.epoch },
+                watermark: owned.watermark,
+                highest: owned.highest(),
+                sum: owned.sum,
+            })
+            .collect()
+    }
+
+    /// The digest of one owner.
+    pub(crate) fn digest(&self, id: NodeId) -> Option<Digest> {
+        self.owners.get(&id).map(|owned| Digest {
+            owner: Owner { id, epoch: owned.epoch },
+            watermark: owned.watermark,
+            highest: owned.highest(),
+            sum: owned.sum,
+        })
+    }
+
+    /// What changed of an owner after `since`, of at most about `bytes_max` bytes: where it is cut, its watermark says
+    /// how far it goes and `more` that it was. The whole set after `since` if `whole` is asked; the whole set from the
+    /// beginning if `since` lies below the floor or belongs to an earlier start. `None` if the owner is not known, or
+    /// there is nothing newer.
+    pub(crate) fn delta(
+        &self,
+        id: NodeId,
+        epoch: Epoch,
+        since: Version,
+        whole: bool,
+        bytes_max: usize,
+    ) -> Option<Delta> {
+        let owned = self.owners.get(&id)?;
+        if epoch > owned.epoch {
+            return None;
+        }
+        let starts_over = epoch < owned.epoch || (since < owned.floor && !whole);
+        let is_whole = whole || starts_over;
+        let since = if starts_over { 0 } else { since };
+        let mut newer: Vec<_> = owned
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.version > since)
+            .filter(|(_, entry)| !is_whole || matches!(entry.body, Stored::Live { .. }))
+            .collect();
+        newer.sort_by_key(|(_, entry)| entry.version);
+        let owner = Owner { id, epoch: owned.epoch };
+        let watermark = owned.watermark;
+        let mut delta = Delta { owner, since, watermark, is_whole, more: false, records: Vec::new() };
+        let mut bytes = 0;
+        for (key, entry) in newer {
+            let body = match &entry.body {
+                Stored::Live { bytes, .. } => Body::Live(bytes.clone()),
+                Stored::Gone { .. } => Body::Gone,
+            };
+            bytes += 48 + key.as_str().len() + if let Body::Live(b) = &body { b.len() } else { 0 };
+            if bytes > bytes_max && !delta.records.is_empty() {
+                let last = delta.records.last().map_or(since, |record: &Record| record.version);
+                delta.watermark = delta.watermark.min(last);
+                delta.more = true;
+                break;
+            }
+            delta.records.push(Record { owner, key: key.clone(), version: entry.version, body });
+        }
+        let says_more = delta.is_whole || !delta.records.is_empty() || delta.watermark > since;
+        says_more.then_some(delta)
+    }
+
+    /// Owners that count and of which something has been missing since before `before`.
+    pub(crate) fn gaps(&self, before: Time) -> impl Iterator<Item = NodeId> {
+        self.owners
+            .iter()
+            .filter(move |(_, o)| o.is_counted && o.gap_since.is_some_and(|since| since <= before))
+            .map(|(&id, _)| id)
+    }
+
+    /// Forgets tombstones older than [`TOMBSTONE_KEPT`].
+    pub(crate) fn forget_tombstones(&mut self, now: Time) {
+        for owned in self.owners.values_mut() {
+            let floor = &mut owned.floor;
+            let before = owned.entries.len();
+            owned.entries.retain(|_, entry| match entry.body {
+                Stored::Gone { since } if now.since(since) > TOMBSTONE_KEPT => {
+                    *floor = (*floor).max(entry.version);
+                    false
+                }
+                _ => true,
+            });
+            self.records -= before - owned.entries.len();
+        }
+    }
+
+    fn add_to_sum(&mut self, id: NodeId, plus: u64) {
+        let owned = self.owners.get_mut(&id).expect("the caller has just changed its records");
+        owned.sum = owned.sum.wrapping_add(plus);
+        if owned.is_counted {
+            self.shift(id, plus);
+        }
+    }
+
+    fn shift(&mut self, id: NodeId, plus: u64) {
+        self.fingerprint = self.fingerprint.wrapping_add(plus);
+        let bucket = &mut self.buckets[bucket(id)];
+        *bucket = bucket.wrapping_add(plus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::MemberRecord;
+    use crate::wire::encode_member;
+
+    const OWNER: Owner = Owner { id: NodeId(1), epoch: 5 };
+
+    fn content() -> Bytes {
+        encode_member(&MemberRecord {
+            addr: "127.0.0.1:1".parse().expect("an address"),
+            generation: crate::peer::Generation::first(5),
+            nonce: 1,
+            name: "n".into(),
+            zone: "".into(),
+            addresses: Vec::new(),
+            wire: (1, 1),
+            software: "".into(),
+            has_left: false,
+        })
+        .expect("small")
+    }
+
+    /// Contents of an unknown kind: any bytes will do.
+    fn live(key: &str, version: Version) -> Record {
+        let body = Body::Live(Bytes::copy_from_slice(&[99, version as u8]));
+        Record { owner: OWNER, key: key.into(), version, body }
+    }
+
+    fn gone(key: &str, version: Version) -> Record {
+        Record { owner: OWNER, key: key.into(), version, body: Body::Gone }
+    }
+
+    fn table(records: &[Record]) -> Table {
+        let mut table = Table::new();
+        table.begin(OWNER);
+        table.set_counted(OWNER.id, true);
+        for record in records {
+            table.merge(record, Time::ZERO);
+        }
+        table
+    }
+
+    fn apply(table: &mut Table, delta: &Delta) {
+        for record in &delta.records {
+            table.merge(record, Time::ZERO);
+        }
+        if delta.is_whole {
+            table.retain(delta);
+        }
+        table.complete(delta.owner, delta.watermark, Time::ZERO);
+    }
+
+    #[test]
+    fn the_watermark_waits_for_what_is_missing_below() {
+        let mut table = table(&[live("a", 1), live("c", 3)]);
+        assert_eq!(table.digest(OWNER.id).map(|d| (d.watermark, d.highest)), Some((1, 3)));
+        assert_eq!(table.gaps(Time::ZERO).collect::<Vec<_>>(), [OWNER.id]);
+        table.merge(&live("b", 2), Time::ZERO);
+        assert_eq!(table.digest(OWNER.id).map(|d| (d.watermark, d.highest)), Some((3, 3)));
+        assert_eq!(table.gaps(Time::ZERO).count(), 0);
+    }
+
+    #[test]
+    fn an_old_version_never_replaces_a_newer_one() {
+        let mut table = table(&[live("a", 2)]);
+        assert!(matches!(table.merge(&gone("a", 1), Time::ZERO), Merge::Known));
+        assert!(table.content(OWNER.id, &"a".into()).is_some());
+        let old = Record { owner: Owner { epoch: 4, ..OWNER }, ..live("a", 9) };
+        assert!(matches!(table.merge(&old, Time::ZERO), Merge::OldEpoch));
+    }
+
+    #[test]
+    fn a_new_start_replaces_all_of_the_old_ones_records() {
+        let mut table = table(&[live("a", 1), live("b", 2)]);
+        let before = table.fingerprint();
+        let gone = table.begin(Owner { epoch: 6, ..OWNER });
+        assert_eq!(gone.len(), 2);
+        assert_ne!(table.fingerprint(), before);
+        assert_eq!((table.fingerprint(), table.len()), (0, 0));
+        assert!(table.begin(OWNER).is_empty(), "an old start replaces nothing");
+        assert_eq!(table.epoch(OWNER.id), Some(6));
+    }
+
+    #[test]
+    fn a_peer_below_the_floor_gets_the_whole_set_and_drops_what_is_gone() {
+        let mut behind = table(&[live("a", 1), live("b", 2)]);
+        let mut ahead = table(&[live("a", 1), live("b", 2), gone("b", 3), live("c", 4)]);
+        ahead.forget_tombstones(Time::ZERO + TOMBSTONE_KEPT + Duration::from_secs(1));
+        let delta = ahead.delta(OWNER.id, OWNER.epoch, 2, false, usize::MAX).expect("news");
+        assert!(delta.is_whole);
+        apply(&mut behind, &delta);
+        assert_eq!(behind.fingerprint(), ahead.fingerprint());
+        assert!(behind.content(OWNER.id, &"b".into()).is_none());
+    }
+
+    #[test]
+    fn a_whole_set_told_in_pages_drops_what_is_gone_and_ends() {
+        let mut behind = table(&[live("a", 1), live("b", 2), live("c", 3)]);
+        let mut ahead = table(&[live("a", 1), gone("b", 4), live("d", 5), live("e", 6), live("f", 7)]);
+        ahead.complete(OWNER, 7, Time::ZERO);
+        ahead.forget_tombstones(Time::ZERO + TOMBSTONE_KEPT + Duration::from_secs(1));
+        let (mut since, mut whole, mut pages) = (3, false, 0);
+        while let Some(delta) = ahead.delta(OWNER.id, OWNER.epoch, since, whole, 1) {
+            apply(&mut behind, &delta);
+            (since, whole, pages) = (delta.watermark, delta.is_whole, pages + 1);
+            if !delta.more {
+                break;
+            }
+        }
+        assert_eq!((behind.fingerprint(), pages), (ahead.fingerprint(), 4));
+    }
+
+    #[test]
+    fn a_whole_set_drops_nothing_newer_than_itself() {
+        let whole = table(&[live("a", 1)]).delta(OWNER.id, OWNER.epoch, 0, true, usize::MAX).expect("news");
+        let mut ahead = table(&[live("a", 1), live("b", 2)]);
+        apply(&mut ahead, &whole);
+        assert!(ahead.content(OWNER.id, &"b".into()).is_some());
+    }
+
+    #[test]
+    fn an_owner_that_does_not_count_leaves_the_fingerprint() {
+        let mut table = table(&[live("a", 1)]);
+        table.set_counted(OWNER.id, false);
+        assert_eq!(table.fingerprint(), 0);
+        table.merge(&live("b", 2), Time::ZERO);
+        assert_eq!(table.fingerprint(), 0);
+        table.set_counted(OWNER.id, true);
+        assert_eq!(table.fingerprint(), self::table(&[live("a", 1), live("b", 2)]).fingerprint());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_changes_nothing() {
+        let mut table = table(&[]);
+        let wrong = Record { body: Body::Live(Bytes::from_static(&[2, 1])), ..live("a", 1) };
+        assert!(matches!(table.merge(&wrong, Time::ZERO), Merge::Malformed));
+        assert_eq!((table.len(), table.highest(OWNER)), (0, 0));
+        let member = Record { key: Key::member(), body: Body::Live(content()), ..live("a", 1) };
+        assert!(matches!(table.merge(&member, Time::ZERO), Merge::New { after: Some(Content::Member(_)), .. }));
+    }
+
+    proptest! {
+        /// Any order, any repetition, any split into deltas: the same records give the same table.
+        #[test]
+        fn merging_is_free_of_order(
+            changes in proptest::collection::vec((0u8..5, any::<bool>()), 1..40),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..60),
+            cut in 60usize..400,
+        ) {
+            let records: Vec<_> = changes.iter().enumerate().map(|(at, (key, is_live))| {
+                let (key, version) = (format!("k{key}"), at as Version + 1);
+                if *is_live { live(&key, version) } else { gone(&key, version) }
+            }).collect();
+            let straight = table(&records);
+            let shuffled: Vec<_> = order.iter().map(|index| index.get(&records).clone()).collect();
+            let mut other = table(&shuffled);
+            for _ in 0..100 {
+                let digest = other.digest(OWNER.id).expect("known");
+                let Some(delta) = straight.delta(OWNER.id, OWNER.epoch, digest.watermark, false, cut) else { break };
+                apply(&mut other, &delta);
+            }
+            prop_assert_eq!(other.fingerprint(), straight.fingerprint());
+            let digest = other.digest(OWNER.id).expect("known");
+            prop_assert_eq!(digest.watermark, records.len() as Version);
+        }
+    }
+}
