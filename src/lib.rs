@@ -1,10 +1,15 @@
 //! tidings: a service registry with no central server.
 
+pub mod contact;
 pub mod counters;
 pub mod effect;
 pub mod node;
 pub mod peer;
 pub mod record;
+pub mod roster;
+pub mod rumors;
+mod swim;
+mod sync;
 pub mod table;
 pub mod time;
 mod timers;

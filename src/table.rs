@@ -145,6 +145,27 @@ impl Owned {
     fn highest(&self) -> Version {
         self.above.last().copied().unwrap_or(0).max(self.watermark)
     }
+
+    fn digest(&self, id: NodeId, salt: u64) -> Digest {
+        Digest {
+            owner: Owner { id, epoch: self.epoch },
+            watermark: self.watermark,
+            highest: self.highest(),
+            sum: self.salted_sum(id, salt),
+        }
+    }
+
+    fn salted_sum(&self, id: NodeId, salt: u64) -> u64 {
+        if salt == 0 {
+            return self.sum;
+        }
+        let owner = Owner { id, epoch: self.epoch };
+        let live = self.entries.iter().filter_map(|(key, entry)| match &entry.body {
+            Stored::Live { bytes, .. } => Some(fingerprint_of(owner, key, entry.version, bytes)),
+            Stored::Gone { .. } => None,
+        });
+        live.fold(0, |sum, one| sum.wrapping_add(xxh3_64_with_seed(&one.to_le_bytes(), salt)))
+    }
 }
 
 impl Table {
@@ -155,11 +176,6 @@ impl Table {
     /// The order-free sum over live records of owners that count.
     pub(crate) const fn fingerprint(&self) -> u64 {
         self.fingerprint
-    }
-
-    /// The same, by bucket of owners.
-    pub(crate) fn buckets(&self) -> &[u64; BUCKETS] {
-        &self.buckets
     }
 
     /// Records, tombstones included.
@@ -176,11 +192,6 @@ impl Table {
     pub(crate) fn version(&self, owner: Owner, key: &Key) -> Version {
         let owned = self.owners.get(&owner.id).filter(|owned| owned.epoch == owner.epoch);
         owned.and_then(|owned| owned.entries.get(key)).map_or(0, |entry| entry.version)
-    }
-
-    /// The highest version known of an owner's start.
-    pub(crate) fn highest(&self, owner: Owner) -> Version {
-        self.owners.get(&owner.id).filter(|o| o.epoch == owner.epoch).map_or(0, Owned::highest)
     }
 
     /// A record's body, for sending it on.
@@ -331,28 +342,32 @@ impl Table {
         dropped
     }
 
+    /// The sums by bucket under a salt: sums that were equal by chance differ under another salt. Salt 0 is the kept
+    /// sums; any other reads every record.
+    pub(crate) fn salted_buckets(&self, salt: u64) -> [u64; BUCKETS] {
+        if salt == 0 {
+            return *self.buckets;
+        }
+        let mut sums = [0u64; BUCKETS];
+        for (&id, owned) in self.owners.iter().filter(|(_, owned)| owned.is_counted) {
+            let sum = &mut sums[bucket(id)];
+            *sum = sum.wrapping_add(owned.salted_sum(id, salt));
+        }
+        sums
+    }
+
     /// The digests of owners that count, in the buckets that `wants` names.
-    pub(crate) fn digests(&self, wants: impl Fn(u8) -> bool) -> Vec<Digest> {
+    pub(crate) fn digests(&self, salt: u64, wants: impl Fn(u8) -> bool) -> Vec<Digest> {
         self.owners
             .iter()
             .filter(|(id, owned)| owned.is_counted && wants(bucket(**id) as u8))
-            .map(|(&id, owned)| Digest {
-                owner: Owner { id, epoch: owned.epoch },
-                watermark: owned.watermark,
-                highest: owned.highest(),
-                sum: owned.sum,
-            })
+            .map(|(&id, owned)| owned.digest(id, salt))
             .collect()
     }
 
-    /// The digest of one owner.
-    pub(crate) fn digest(&self, id: NodeId) -> Option<Digest> {
-        self.owners.get(&id).map(|owned| Digest {
-            owner: Owner { id, epoch: owned.epoch },
-            watermark: owned.watermark,
-            highest: owned.highest(),
-            sum: owned.sum,
-        })
+    /// The digest of one owner, whether it counts or not.
+    pub(crate) fn digest(&self, id: NodeId, salt: u64) -> Option<Digest> {
+        self.owners.get(&id).map(|owned| owned.digest(id, salt))
     }
 
     /// What changed of an owner after `since`, of at most about `bytes_max` bytes: where it is cut, its watermark says
@@ -500,10 +515,10 @@ mod tests {
     #[test]
     fn the_watermark_waits_for_what_is_missing_below() {
         let mut table = table(&[live("a", 1), live("c", 3)]);
-        assert_eq!(table.digest(OWNER.id).map(|d| (d.watermark, d.highest)), Some((1, 3)));
+        assert_eq!(table.digest(OWNER.id, 0).map(|d| (d.watermark, d.highest)), Some((1, 3)));
         assert_eq!(table.gaps(Time::ZERO).collect::<Vec<_>>(), [OWNER.id]);
         table.merge(&live("b", 2), Time::ZERO);
-        assert_eq!(table.digest(OWNER.id).map(|d| (d.watermark, d.highest)), Some((3, 3)));
+        assert_eq!(table.digest(OWNER.id, 0).map(|d| (d.watermark, d.highest)), Some((3, 3)));
         assert_eq!(table.gaps(Time::ZERO).count(), 0);
     }
 
@@ -581,7 +596,7 @@ mod tests {
         let mut table = table(&[]);
         let wrong = Record { body: Body::Live(Bytes::from_static(&[2, 1])), ..live("a", 1) };
         assert!(matches!(table.merge(&wrong, Time::ZERO), Merge::Malformed));
-        assert_eq!((table.len(), table.highest(OWNER)), (0, 0));
+        assert_eq!((table.len(), table.version(OWNER, &"a".into())), (0, 0));
         let member = Record { key: Key::member(), body: Body::Live(content()), ..live("a", 1) };
         assert!(matches!(table.merge(&member, Time::ZERO), Merge::New { after: Some(Content::Member(_)), .. }));
     }
@@ -602,12 +617,12 @@ mod tests {
             let shuffled: Vec<_> = order.iter().map(|index| index.get(&records).clone()).collect();
             let mut other = table(&shuffled);
             for _ in 0..100 {
-                let digest = other.digest(OWNER.id).expect("known");
+                let digest = other.digest(OWNER.id, 0).expect("known");
                 let Some(delta) = straight.delta(OWNER.id, OWNER.epoch, digest.watermark, false, cut) else { break };
                 apply(&mut other, &delta);
             }
             prop_assert_eq!(other.fingerprint(), straight.fingerprint());
-            let digest = other.digest(OWNER.id).expect("known");
+            let digest = other.digest(OWNER.id, 0).expect("known");
             prop_assert_eq!(digest.watermark, records.len() as Version);
         }
     }

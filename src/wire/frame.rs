@@ -69,8 +69,8 @@ pub(crate) enum ListedState {
 pub(crate) enum Ask {
     /// Everything, page by page; with the asker's own records, so that one stream joins both ways.
     Pull { asker: Asker, after: Option<NodeId>, own: Vec<Delta> },
-    /// Which owners differ? With the sums of 256 buckets of owners, and the fingerprint of the members.
-    Compare { asker: Asker, sums: Vec<u64>, members: u64 },
+    /// Which owners differ? With the sums of 256 buckets of owners under a salt, and the fingerprint of the members.
+    Compare { asker: Asker, salt: u64, sums: Vec<u64>, members: u64 },
     /// Give me these, take those.
     Trade { asker: Asker, want: Vec<Want>, give: Vec<Delta>, members: Vec<Listed> },
     /// The content of a large record.
@@ -83,7 +83,7 @@ pub(crate) enum Answer {
     /// To [`Ask::Pull`]: a page, and where the next begins.
     Pulled { teller: Peer, members: Vec<Listed>, deltas: Vec<Delta>, after: Option<NodeId> },
     /// To [`Ask::Compare`]: the owners in the buckets that differ, and the members if those differ.
-    Differs { buckets: Vec<u8>, digests: Vec<Digest>, members: Vec<Listed> },
+    Differs { buckets: Vec<u8>, digests: Vec<Digest>, members: Option<Vec<Listed>> },
     /// To [`Ask::Trade`].
     Traded { deltas: Vec<Delta> },
     /// To [`Ask::Content`].

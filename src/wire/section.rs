@@ -205,11 +205,6 @@ impl Outgoing {
         (DATAGRAM_BYTES_MAX - SEAL_BYTES).saturating_sub(self.bytes.len())
     }
 
-    /// Whether nothing but the header is in it.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.bytes.len() == HEADER_BYTES
-    }
-
     pub(crate) fn swim(&mut self, section: &SwimSection) -> Result<(), WireError> {
         self.section(TAG_SWIM, |into| put(into, section))
     }
@@ -334,7 +329,7 @@ mod tests {
         let mut out = Outgoing::new(&header());
         let large = vec![0; DATAGRAM_BYTES_MAX];
         assert!(matches!(out.rumors(0, [&large[..]]), Err(WireError::TooLarge { .. })));
-        assert!(out.is_empty());
+        assert_eq!(out.finish().len(), HEADER_BYTES);
     }
 
     #[test]

@@ -1,0 +1,495 @@
+//! What is asked and answered over streams: the pull of everything at a join, comparisons and what they lead to, and
+//! the contents of large records.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::Node;
+use crate::effect::{InputError, Outbox, Reply, Request, StreamFailure};
+use crate::peer::{MemberState, NodeId, Peer};
+use crate::record::{Key, Owner, Version};
+use crate::sync::{DELTA_BYTES_MAX, GAP_MAX, ROUNDS_MAX, Step, delta_bytes, exchange};
+use crate::time::Time;
+use crate::wire::{
+    Answer, Ask, Body, BodyRef, Delta, Digest, Listed, ListedState, Record, Want, content_hash, decode_answer,
+    decode_ask, encode_answer, encode_ask,
+};
+
+/// Questions under way at once; beyond, large records wait for anti-entropy.
+pub const CONVERSATIONS_MAX: usize = 256;
+
+/// After a pull that failed, how long until the next.
+const PULL_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Records that a sync brought which are passed on as news; more are left to the others' own syncs.
+const SYNCED_NEWS_MAX: usize = 64;
+
+/// A question under way.
+#[derive(Debug)]
+pub(super) enum Conversation {
+    /// The pull of everything.
+    Pull { with: Peer },
+    /// A comparison, under this salt.
+    Compare { with: Peer, salt: u64 },
+    /// What a comparison led to; `brought` says whether anything was new to anybody so far.
+    Trade { with: Peer, rounds: u8, brought: bool },
+    /// The content of a large record.
+    Content { record: Record, len: u32, hash: u64, until: u64 },
+}
+
+impl Node {
+    pub(super) fn is_pulling(&self) -> bool {
+        self.conversations.values().any(|conversation| matches!(conversation, Conversation::Pull { .. }))
+    }
+
+    pub(super) fn pull_if_needed(&mut self, now: Time, out: &mut Outbox) {
+        if !self.needs_pull || now < self.pull_at || self.is_pulling() {
+            return;
+        }
+        if let Some(with) = self.anybody() {
+            self.pull_from(now, with, out);
+        }
+    }
+
+    fn anybody(&mut self) -> Option<Peer> {
+        let present = self.roster.present_len();
+        if present == 0 {
+            return None;
+        }
+        let id = self.roster.nth(self.rng.random_range(0..present))?;
+        self.roster.get(id).map(|entry| entry.peer)
+    }
+
+    pub(super) fn pull_from(&mut self, now: Time, with: Peer, out: &mut Outbox) {
+        if self.is_pulling() {
+            return;
+        }
+        self.pull_at = now + PULL_AGAIN_AFTER;
+        self.ask_for_page(with, None, out);
+    }
+
+    fn ask_for_page(&mut self, with: Peer, after: Option<NodeId>, out: &mut Outbox) {
+        let owner = self.owner();
+        let is_first = after.is_none();
+        let own = is_first.then(|| self.table.delta(owner.id, owner.epoch, 0, true, DELTA_BYTES_MAX)).flatten();
+        let ask = Ask::Pull { asker: self.peer(), after, own: own.into_iter().collect() };
+        self.ask(with, &ask, Conversation::Pull { with }, out);
+    }
+
+    pub(super) fn compare_with(&mut self, now: Time, with: Peer, salt: u64, out: &mut Outbox) {
+        if !self.sync.may_begin(now) {
+            return;
+        }
+        let sums = self.table.salted_buckets(salt).to_vec();
+        let ask = Ask::Compare { asker: self.peer(), salt, sums, members: self.members_fingerprint() };
+        if self.ask(with, &ask, Conversation::Compare { with, salt }, out) {
+            self.counters.syncs += 1;
+            self.sync.begin();
+        }
+    }
+
+    pub(super) fn take_step(&mut self, now: Time, step: Step, out: &mut Outbox) {
+        match step {
+            Step::Echo(id) => {
+                if let Some(to) = self.present(id) {
+                    self.send_echo(&to, out);
+                }
+            }
+            Step::Compare(id) => {
+                if let Some(with) = self.present(id) {
+                    self.compare_with(now, with, 0, out);
+                }
+            }
+            Step::Backstop(salt) => {
+                if let Some(with) = self.anybody() {
+                    self.compare_with(now, with, salt, out);
+                }
+            }
+        }
+    }
+
+    fn present(&self, id: NodeId) -> Option<Peer> {
+        self.roster.get(id).filter(|entry| entry.state.is_present()).map(|entry| entry.peer)
+    }
+
+    /// A watermark that stands below a gap for long: somebody has what is missing.
+    pub(super) fn close_gaps(&mut self, now: Time, out: &mut Outbox) {
+        if now < Time::ZERO + GAP_MAX || !self.sync.may_begin(now) {
+            return;
+        }
+        let before = Time::from_nanos(now.as_nanos() - GAP_MAX.as_nanos() as u64);
+        let gaps: Vec<_> = self.table.gaps(before).collect();
+        let Some(&owner) = gaps.first() else { return };
+        // The owner has all of its records; anybody else may have the same gap.
+        if let Some(with) = self.present(owner).or_else(|| self.anybody()) {
+            self.compare_with(now, with, 0, out);
+        }
+    }
+
+    /// Asks for the content of a large record.
+    pub(super) fn fetch(
+        &mut self,
+        now: Time,
+        record: &Record,
+        (len, hash): (u32, u64),
+        until: u64,
+        from: Option<Peer>,
+        out: &mut Outbox,
+    ) {
+        let is_under_way = self.conversations.values().any(|conversation| match conversation {
+            Conversation::Content { record: other, .. } => {
+                (other.owner, &other.key, other.version) == (record.owner, &record.key, record.version)
+            }
+            _ => false,
+        });
+        if is_under_way {
+            return;
+        }
+        let Some(from) = from.or_else(|| self.present(record.owner.id)) else { return };
+        let _ = now;
+        let (owner, key, version) = (record.owner, record.key.clone(), record.version);
+        let ask = Ask::Content { asker: self.peer(), owner, key, version };
+        let conversation = Conversation::Content { record: record.clone(), len, hash, until };
+        if !self.ask(from, &ask, conversation, out) {
+            self.counters.bodies_limited += 1;
+        }
+    }
+
+    /// Asks a question, unless too many are under way.
+    fn ask(&mut self, to: Peer, ask: &Ask, conversation: Conversation, out: &mut Outbox) -> bool {
+        if self.conversations.len() >= CONVERSATIONS_MAX {
+            return false;
+        }
+        let Ok(bytes) = encode_ask(ask) else {
+            self.counters.bugs += 1;
+            return false;
+        };
+        self.next_token += 1;
+        let token = self.next_token;
+        self.counters.stream_bytes_asked += bytes.len() as u64;
+        self.conversations.insert(token, conversation);
+        out.requests.push(Request { token, to, bytes });
+        true
+    }
+
+    pub(super) fn on_request(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        token: u64,
+        bytes: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), InputError> {
+        let asked = if self.has_left { Err(InputError::HasLeft) } else { self.read_ask(bytes) };
+        let ask = match asked {
+            Ok(ask) => ask,
+            Err(error) => {
+                out.replies.push(Reply { token, bytes: None });
+                return Err(error);
+            }
+        };
+        let answer = self.answer(now, from, ask, out);
+        let bytes = encode_answer(&answer).ok();
+        self.counters.stream_bytes_answered += bytes.as_ref().map_or(0, Bytes::len) as u64;
+        out.replies.push(Reply { token, bytes });
+        Ok(())
+    }
+
+    fn read_ask(&mut self, bytes: &[u8]) -> Result<Ask, InputError> {
+        decode_ask(bytes).map_err(|_| {
+            self.counters.stream_malformed += 1;
+            InputError::Malformed("question")
+        })
+    }
+
+    fn answer(&mut self, now: Time, from: SocketAddr, ask: Ask, out: &mut Outbox) -> Answer {
+        match ask {
+            Ask::Pull { asker, after, own } => {
+                self.greet(now, from, asker, out);
+                for delta in own {
+                    self.take_delta(now, delta, self.roster.position(), asker, out);
+                }
+                self.page(after)
+            }
+            Ask::Compare { asker, salt, sums, members } => {
+                self.greet(now, from, asker, out);
+                self.differences(salt, &sums, members)
+            }
+            Ask::Trade { asker, want, give, members } => {
+                self.greet(now, from, asker, out);
+                self.take_members(now, &members, out);
+                self.take_deltas(now, give, asker, out);
+                Answer::Traded { deltas: self.deltas(&want) }
+            }
+            Ask::Content { asker, owner, key, version } => {
+                self.greet(now, from, asker, out);
+                self.content_of(owner, &key, version)
+            }
+        }
+    }
+
+    /// Whoever asks over a stream is a member; it is proven to live where it asks from.
+    fn greet(&mut self, now: Time, from: SocketAddr, asker: Peer, out: &mut Outbox) {
+        self.introduce(now, asker, from == asker.addr, out);
+        if let Some(entry) = self.roster.get(asker.id).filter(|entry| entry.peer.is_same_start(&asker)) {
+            entry.evidence.note(now);
+        }
+    }
+
+    fn page(&self, after: Option<NodeId>) -> Answer {
+        let members = if after.is_none() { self.listing() } else { Vec::new() };
+        let mut deltas: Vec<Delta> = Vec::new();
+        let mut room = DELTA_BYTES_MAX;
+        let mut last = None;
+        for owner in self.table.counted().filter(|owner| after.is_none_or(|after| owner.id > after)) {
+            if room == 0 {
+                return Answer::Pulled { teller: self.peer(), members, deltas, after: last };
+            }
+            if let Some(delta) = self.table.delta(owner.id, owner.epoch, 0, true, room) {
+                room = room.saturating_sub(delta_bytes(&delta));
+                deltas.push(delta);
+            }
+            last = Some(owner.id);
+        }
+        Answer::Pulled { teller: self.peer(), members, deltas, after: None }
+    }
+
+    fn listing(&self) -> Vec<Listed> {
+        let present = self.roster.present().map(|entry| (entry.peer, ListedState::Present));
+        let left = self.roster.left().map(|entry| (entry.peer, ListedState::Left));
+        let me = (self.peer(), ListedState::Present);
+        present.chain(left).chain([me]).map(|(peer, state)| Listed { peer, state }).collect()
+    }
+
+    fn differences(&self, salt: u64, sums: &[u64], members: u64) -> Answer {
+        let ours = self.table.salted_buckets(salt);
+        let buckets: BTreeSet<u8> = (0..=255).filter(|at| sums[usize::from(*at)] != ours[usize::from(*at)]).collect();
+        let digests = self.table.digests(salt, |bucket| buckets.contains(&bucket));
+        let members = (members != self.members_fingerprint()).then(|| self.listing());
+        Answer::Differs { buckets: buckets.into_iter().collect(), digests, members }
+    }
+
+    fn deltas(&self, wants: &[Want]) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        let mut room = DELTA_BYTES_MAX;
+        for want in wants {
+            if room == 0 {
+                break;
+            }
+            if let Some(delta) = self.table.delta(want.id, want.epoch, want.since, want.whole, room) {
+                room = room.saturating_sub(delta_bytes(&delta));
+                deltas.push(delta);
+            }
+        }
+        deltas
+    }
+
+    fn content_of(&self, owner: Owner, key: &Key, version: Version) -> Answer {
+        match self.table.body(owner, key) {
+            Some((known, BodyRef::Live(bytes))) if known == version => Answer::Content { bytes: bytes.clone() },
+            _ => Answer::Missing,
+        }
+    }
+
+    pub(super) fn on_response(
+        &mut self,
+        now: Time,
+        token: u64,
+        result: Result<Bytes, StreamFailure>,
+        out: &mut Outbox,
+    ) -> Result<(), InputError> {
+        let Some(conversation) = self.conversations.remove(&token) else {
+            return Err(InputError::NotAccepted("an answer that was not asked for"));
+        };
+        if self.has_left {
+            return Err(InputError::HasLeft);
+        }
+        let answer = result.ok().map(|bytes| decode_answer(&bytes));
+        let is_malformed = matches!(answer, Some(Err(_)));
+        self.counters.stream_malformed += u64::from(is_malformed);
+        match (conversation, answer.and_then(Result::ok)) {
+            (Conversation::Pull { with }, Some(Answer::Pulled { teller, members, deltas, after })) => {
+                if teller.is_same_start(&with) {
+                    self.introduce(now, teller, true, out);
+                }
+                self.on_page(now, with, &members, deltas, after, out);
+            }
+            (Conversation::Pull { .. }, _) => self.pull_at = now + PULL_AGAIN_AFTER,
+            (Conversation::Compare { with, salt }, Some(Answer::Differs { buckets, digests, members })) => {
+                self.on_differences(now, with, salt, buckets, &digests, members, out);
+            }
+            (Conversation::Trade { with, rounds, brought }, Some(Answer::Traded { deltas })) => {
+                self.on_trade(now, with, rounds, brought, deltas, out);
+            }
+            (Conversation::Compare { .. } | Conversation::Trade { .. }, _) => {
+                self.counters.syncs_failed += 1;
+                self.sync.end(now, false, &mut self.rng);
+            }
+            (Conversation::Content { record, len, hash, until }, Some(Answer::Content { bytes }))
+                if bytes.len() == len as usize && content_hash(&bytes) == hash =>
+            {
+                self.counters.bodies_fetched += 1;
+                let record = Record { body: Body::Live(bytes), ..record };
+                self.take_record(now, record, until, None, out);
+            }
+            (Conversation::Content { .. }, _) => self.counters.bodies_failed += 1,
+        }
+        if is_malformed { Err(InputError::Malformed("answer")) } else { Ok(()) }
+    }
+
+    fn on_page(
+        &mut self,
+        now: Time,
+        with: Peer,
+        members: &[Listed],
+        deltas: Vec<Delta>,
+        after: Option<NodeId>,
+        out: &mut Outbox,
+    ) {
+        self.take_members(now, members, out);
+        for delta in deltas {
+            // Everybody else knows these: no news to pass on.
+            self.take_silently(now, delta, with, out);
+        }
+        match after {
+            Some(after) => self.ask_for_page(with, Some(after), out),
+            None => {
+                self.needs_pull = false;
+                self.become_ready(out);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one answer, and whose it is")]
+    fn on_differences(
+        &mut self,
+        now: Time,
+        with: Peer,
+        salt: u64,
+        buckets: Vec<u8>,
+        digests: &[Digest],
+        members: Option<Vec<Listed>>,
+        out: &mut Outbox,
+    ) {
+        let (listing, has_members) = match members {
+            Some(theirs) => {
+                self.take_members(now, &theirs, out);
+                (self.listing(), true)
+            }
+            None => (Vec::new(), false),
+        };
+        let buckets: BTreeSet<_> = buckets.into_iter().collect();
+        let roster = &self.roster;
+        let is_welcome = |digest: &Digest| {
+            roster
+                .get(digest.owner.id)
+                .is_some_and(|entry| entry.peer.epoch() == digest.owner.epoch && entry.state != MemberState::Left)
+        };
+        let found = exchange(&self.table, digests, &buckets, salt, is_welcome);
+        if found.want.is_empty() && found.give.is_empty() && !has_members {
+            self.sync.end(now, false, &mut self.rng);
+            return;
+        }
+        let brought = !found.give.is_empty();
+        let ask = Ask::Trade { asker: self.peer(), want: found.want, give: found.give, members: listing };
+        if !self.ask(with, &ask, Conversation::Trade { with, rounds: 0, brought }, out) {
+            self.sync.end(now, false, &mut self.rng);
+        }
+    }
+
+    fn on_trade(&mut self, now: Time, with: Peer, rounds: u8, brought: bool, deltas: Vec<Delta>, out: &mut Outbox) {
+        let more: Vec<_> = deltas
+            .iter()
+            .filter(|delta| delta.more)
+            .map(|delta| Want {
+                id: delta.owner.id,
+                epoch: delta.owner.epoch,
+                since: delta.watermark,
+                whole: delta.is_whole,
+            })
+            .collect();
+        let brought = self.take_deltas(now, deltas, with, out) || brought;
+        if more.is_empty() || rounds >= ROUNDS_MAX {
+            self.sync.end(now, brought, &mut self.rng);
+            return;
+        }
+        let ask = Ask::Trade { asker: self.peer(), want: more, give: Vec::new(), members: Vec::new() };
+        if !self.ask(with, &ask, Conversation::Trade { with, rounds: rounds + 1, brought }, out) {
+            self.sync.end(now, brought, &mut self.rng);
+        }
+    }
+
+    /// What a sync brought: a little is passed on as news, much is left to the others' own syncs.
+    fn take_deltas(&mut self, now: Time, deltas: Vec<Delta>, from: Peer, out: &mut Outbox) -> bool {
+        let is_news = deltas.iter().map(|delta| delta.records.len()).sum::<usize>() <= SYNCED_NEWS_MAX;
+        let mut brought = false;
+        for delta in deltas {
+            brought |= if is_news {
+                self.take_delta(now, delta, self.roster.position(), from, out)
+            } else {
+                self.take_silently(now, delta, from, out)
+            };
+        }
+        brought
+    }
+
+    fn take_silently(&mut self, now: Time, delta: Delta, from: Peer, out: &mut Outbox) -> bool {
+        let hot = self.rumors.take_hot();
+        let brought = self.take_delta(now, delta, 0, from, out);
+        self.rumors.take_hot();
+        self.rumors.put_back(hot);
+        brought
+    }
+
+    fn take_delta(&mut self, now: Time, delta: Delta, until: u64, from: Peer, out: &mut Outbox) -> bool {
+        let owner = delta.owner;
+        let mut brought = false;
+        for record in &delta.records {
+            if self.take_record(now, record.clone(), until, Some(from), out) {
+                self.counters.synced_records += 1;
+                brought = true;
+            }
+        }
+        if owner.id == self.config.id || self.table.epoch(owner.id) != Some(owner.epoch) {
+            return brought;
+        }
+        if delta.is_whole {
+            for (_, content) in self.table.retain(&delta) {
+                brought = true;
+                self.tell_dropped(owner.id, content, out);
+            }
+        }
+        // A delta that begins above what we have leaves the gap between.
+        let ours = self.table.digest(owner.id, 0).map_or(0, |digest| digest.watermark);
+        if delta.since <= ours {
+            self.table.complete(owner, delta.watermark, now);
+        }
+        brought
+    }
+
+    /// What another lists: whom we do not know comes in by hearsay; whom we believe to be down is asked.
+    fn take_members(&mut self, now: Time, members: &[Listed], out: &mut Outbox) {
+        for listed in members {
+            let peer = listed.peer;
+            match listed.state {
+                ListedState::Present => self.introduce(now, peer, false, out),
+                ListedState::Left => self.take_left(now, peer, out),
+            }
+        }
+    }
+
+    fn take_left(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+        let is_news = self
+            .roster
+            .get(peer.id)
+            .is_some_and(|entry| entry.peer.is_same_start(&peer) && entry.state != MemberState::Left);
+        if is_news && peer.id != self.config.id {
+            self.counters.members_left += 1;
+            self.part_without_record(now, peer, out);
+        }
+    }
+}

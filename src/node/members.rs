@@ -1,0 +1,393 @@
+//! Who comes and goes: introductions by proof and by hearsay, deaths, goodbyes, rivals for our id, our name or an
+//! address.
+
+use std::sync::Arc;
+
+use super::{DOWN_KEPT, FAREWELLS, Node};
+use crate::effect::{Event, Fatal, GoneReason, InputError, Outbox};
+use crate::peer::{Generation, Member, MemberState, NodeId, Peer};
+use crate::record::{Content, Key, MemberRecord, Owner};
+use crate::swim::{Note, undead_notice};
+use crate::time::Time;
+use crate::wire::{Body, Record, encode_member};
+
+impl Node {
+    /// Follows up on what foca found out, and sends what it wants sent.
+    pub(super) fn heed_swim(&mut self, now: Time, out: &mut Outbox) {
+        loop {
+            let notes = self.swim.take_notes();
+            if notes.is_empty() {
+                break;
+            }
+            for note in notes {
+                match note {
+                    Note::Up(peer) | Note::Renamed(peer) => self.admit(now, peer, out),
+                    Note::Down(peer) => self.lose(now, peer, out),
+                    Note::Renewed(_) => {
+                        self.counters.renewals += 1;
+                        self.state_self(now, false, out);
+                    }
+                    Note::Outranked(rival) => self.meet_rival(&rival, out),
+                }
+            }
+        }
+        for (to, section) in self.swim.take_sends() {
+            self.send_swim(&to, section, out);
+        }
+    }
+
+    /// A member answered our Hello: it lives, at that address.
+    pub(super) fn meet(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+        let was_alone = self.roster.present_len() == 0;
+        let was_present = self.is_present(&peer);
+        self.introduce(now, peer, true, out);
+        let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer.is_same_start(&peer)) else { return };
+        entry.evidence.note(now);
+        self.check_namesake(&peer, out);
+        if !self.is_present(&peer) {
+            return;
+        }
+        self.contacts.forget(peer.addr);
+        if was_alone {
+            self.needs_pull = true;
+            self.pull_at = now;
+            self.pull_from(now, peer, out);
+        } else if !was_present {
+            // Whoever we had lost, or never knew, may know a whole side of the cluster that we do not.
+            self.compare_with(now, peer, 0, out);
+        }
+    }
+
+    fn is_present(&self, peer: &Peer) -> bool {
+        self.roster.get(peer.id).is_some_and(|entry| entry.state.is_present() && entry.peer.is_same_start(peer))
+    }
+
+    /// Lets a member in that we heard of; `is_proven` if it answered us itself, at its address.
+    pub(super) fn introduce(&mut self, now: Time, peer: Peer, is_proven: bool, out: &mut Outbox) {
+        if peer.id == self.config.id {
+            self.meet_rival(&peer, out);
+            return;
+        }
+        if self.is_over(now, &peer, is_proven, out) {
+            return;
+        }
+        self.settle_address(now, &peer, is_proven, out);
+        let known = self.roster.get(peer.id);
+        if known.is_some_and(|entry| entry.peer.rank() == peer.rank() && entry.state.is_present()) {
+            return;
+        }
+        if known.is_none() && !self.roster.has_room() {
+            self.counters.records_limited += 1;
+            return;
+        }
+        if let Err(error) = self.swim.introduce(now, peer) {
+            self.swim_error(error);
+        }
+        self.admit(now, peer, out);
+        self.heed_swim(now, out);
+    }
+
+    /// Whether this life of a member is over here. If it is not over there, it must be told, to begin a new one.
+    fn is_over(&mut self, now: Time, peer: &Peer, is_proven: bool, out: &mut Outbox) -> bool {
+        let is_buried = self.roster.is_buried(peer.id, peer.generation);
+        let is_down = match self.roster.get(peer.id) {
+            Some(entry) if entry.peer.rank() > peer.rank() => return true,
+            Some(entry) if entry.state == MemberState::Left && entry.peer.epoch() >= peer.epoch() => return true,
+            Some(entry) => entry.state == MemberState::Down && entry.peer.rank() == peer.rank(),
+            None => false,
+        };
+        if !is_buried && !is_down {
+            return false;
+        }
+        if is_proven {
+            let notice = undead_notice(&self.peer(), peer);
+            self.send_swim(peer, notice, out);
+        }
+        self.contacts.ask(peer.addr, now, &mut self.rng);
+        true
+    }
+
+    /// Two members cannot live at one address: who answers there evicts the others; hearsay makes us ask.
+    fn settle_address(&mut self, now: Time, peer: &Peer, is_proven: bool, out: &mut Outbox) {
+        let others: Vec<_> = self.roster.at(peer.addr).filter(|id| *id != peer.id).collect();
+        for id in others {
+            if is_proven {
+                self.evict(now, id, out);
+            } else if self.roster.get(id).is_some_and(|entry| entry.state.is_present()) {
+                self.contacts.ask(peer.addr, now, &mut self.rng);
+            }
+        }
+    }
+
+    /// Makes a member present, in this life.
+    pub(super) fn admit(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+        if peer.addr == self.config.addr {
+            // We are the proof that nobody else lives here.
+            if let Err(error) = self.swim.dismiss(now, peer) {
+                self.swim_error(error);
+            }
+            self.roster.bury(peer.id, Generation::new(peer.epoch(), u16::MAX), now);
+            return;
+        }
+        let known = self.roster.get(peer.id).map(|entry| (entry.peer, entry.state));
+        match known {
+            Some((before, state)) if before == peer && state.is_present() => return,
+            Some((before, _)) if before.rank() > peer.rank() => return,
+            Some((before, MemberState::Left)) if before.epoch() >= peer.epoch() => return,
+            _ => {}
+        }
+        let owner = Owner { id: peer.id, epoch: peer.epoch() };
+        if self.table.epoch(peer.id).is_some_and(|epoch| epoch < owner.epoch) {
+            self.drop_records(peer.id, GoneReason::OwnerRestarted, out);
+            self.roster.take(peer.id);
+        }
+        let was_present = known.is_some_and(|(_, state)| state.is_present());
+        self.roster.put(peer, MemberState::Reachable, now);
+        self.table.begin(owner);
+        self.table.set_counted(peer.id, true);
+        self.show(now, peer.id, !was_present, out);
+        self.leave_limbo(now, owner, out);
+        if self.roster.get(peer.id).is_some_and(|entry| entry.evidence.last().is_none()) {
+            // Hearsay is no evidence, but an age must count from something.
+            self.roster.get(peer.id).expect("just looked at").evidence.note(now);
+        }
+    }
+
+    /// A member is down.
+    fn lose(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+        let is_current = self.roster.get(peer.id).is_some_and(|e| e.peer.rank() == peer.rank());
+        if !is_current || !self.is_present(&peer) {
+            return;
+        }
+        self.counters.members_down += 1;
+        self.roster.put(peer, MemberState::Down, now);
+        self.table.set_counted(peer.id, false);
+        self.contacts.remember(peer.addr);
+        if let Some(shown) = self.restate(peer.id, MemberState::Down) {
+            out.events.push(Event::MemberDown(shown));
+            self.tell_services_down(peer.id, GoneReason::OwnerDown, out);
+        }
+    }
+
+    /// A member said goodbye, with this record.
+    pub(super) fn part(&mut self, now: Time, record: &Record, said: &MemberRecord, out: &mut Outbox) {
+        let id = record.owner.id;
+        let peer = Peer { id, addr: said.addr, generation: said.generation, nonce: said.nonce };
+        let is_over = self.roster.get(id).is_some_and(|entry| entry.peer.epoch() > record.owner.epoch);
+        self.roster.bury(id, Generation::new(record.owner.epoch, u16::MAX), now);
+        self.goodbyes.insert(id, (now, record.clone()));
+        if is_over {
+            return;
+        }
+        self.counters.members_left += 1;
+        self.part_without_record(now, peer, out);
+    }
+
+    /// A member said goodbye, as another lists it.
+    pub(super) fn part_without_record(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+        let id = peer.id;
+        self.roster.bury(id, Generation::new(peer.epoch(), u16::MAX), now);
+        let shown = self.restate(id, MemberState::Left);
+        self.drop_records(id, GoneReason::OwnerLeft, out);
+        self.roster.put(peer, MemberState::Left, now);
+        self.contacts.forget(peer.addr);
+        if let Err(error) = self.swim.dismiss(now, peer) {
+            self.swim_error(error);
+        }
+        if let Some(shown) = shown {
+            out.events.push(Event::MemberLeft(shown));
+        }
+    }
+
+    /// Somebody else lives at a member's address.
+    fn evict(&mut self, now: Time, id: NodeId, out: &mut Outbox) {
+        let Some(entry) = self.roster.get(id) else { return };
+        let (peer, state) = (entry.peer, entry.state);
+        if state.is_present() {
+            self.counters.members_down += 1;
+            if let Some(shown) = self.restate(id, MemberState::Down) {
+                out.events.push(Event::MemberDown(shown));
+            }
+        }
+        self.forget_member(now, id, out);
+        if let Err(error) = self.swim.dismiss(now, peer) {
+            self.swim_error(error);
+        }
+    }
+
+    fn forget_member(&mut self, now: Time, id: NodeId, out: &mut Outbox) {
+        self.drop_records(id, GoneReason::Forgotten, out);
+        let Some(entry) = self.roster.take(id) else { return };
+        self.namesakes.remove(&id);
+        self.roster.bury(id, entry.peer.generation, now);
+        if let Some(shown) = entry.shown {
+            out.events.push(Event::MemberForgotten(shown));
+        }
+    }
+
+    /// Forgets members that have been gone for long.
+    pub(super) fn reap(&mut self, now: Time, out: &mut Outbox) {
+        let gone: Vec<_> = self
+            .roster
+            .iter()
+            .filter(|(_, entry)| !entry.state.is_present() && now.since(entry.since) > DOWN_KEPT)
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            self.forget_member(now, id, out);
+        }
+    }
+
+    /// Another start of our own id: whoever has the lesser claim stops.
+    pub(super) fn meet_rival(&mut self, rival: &Peer, out: &mut Outbox) {
+        let me = self.peer();
+        if rival.nonce != me.nonce && (rival.epoch(), rival.nonce) > (me.epoch(), me.nonce) {
+            self.fail(Fatal::Cloned { id: me.id, addr: rival.addr }, out);
+        }
+    }
+
+    /// A member that lives has our name: the later of the two stops.
+    pub(super) fn check_namesake(&mut self, peer: &Peer, out: &mut Outbox) {
+        if self.namesakes.contains(&peer.id) && peer.rank() < self.peer().rank() {
+            let name = self.config.name.clone();
+            self.fail(Fatal::DuplicateName { name, id: peer.id, addr: peer.addr }, out);
+        }
+    }
+
+    /// What a member's own record says, as far as it is known.
+    fn statement(&self, id: NodeId) -> Option<Arc<MemberRecord>> {
+        match self.table.content(id, &Key::member())? {
+            Content::Member(said) => Some(said.clone()),
+            Content::Instance(_) | Content::Unknown => None,
+        }
+    }
+
+    /// Tells the program of a present member, once its own record is known; and of its instances, if it is new.
+    pub(super) fn show(&mut self, now: Time, id: NodeId, is_new: bool, out: &mut Outbox) {
+        let Some(said) = self.statement(id) else { return };
+        let Some(entry) = self.roster.get(id).filter(|entry| entry.state.is_present()) else { return };
+        let shown = Arc::new(Member {
+            peer: entry.peer,
+            name: said.name.clone(),
+            zone: said.zone.clone(),
+            state: entry.state,
+            evidence: entry.evidence.clone(),
+            software: said.software.clone(),
+            wire: said.wire,
+        });
+        let is_new = is_new || entry.shown.is_none();
+        let peer = entry.peer;
+        if said.name == self.config.name {
+            self.namesakes.insert(id);
+            self.contacts.ask(peer.addr, now, &mut self.rng);
+        } else {
+            self.namesakes.remove(&id);
+        }
+        self.roster.show(id, shown.clone());
+        if !is_new {
+            out.events.push(Event::MemberChanged(shown));
+            return;
+        }
+        out.events.push(Event::MemberUp(shown));
+        for (_, _, content) in self.table.live(id) {
+            if let Content::Instance(instance) = content {
+                out.events.push(Event::ServiceUp { owner: id, instance: instance.clone() });
+            }
+        }
+    }
+
+    /// Whether the program was told of a member, and it is present.
+    pub(super) fn is_shown(&self, id: NodeId) -> bool {
+        id == self.config.id
+            || self.roster.get(id).is_some_and(|entry| entry.shown.is_some() && entry.state.is_present())
+    }
+
+    /// The member as it was told to the program, in another state.
+    fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
+        let shown = self.roster.get(id)?.shown.clone()?;
+        let shown = Arc::new(Member { state, ..(*shown).clone() });
+        self.roster.show(id, shown.clone());
+        Some(shown)
+    }
+
+    fn tell_services_down(&self, id: NodeId, reason: GoneReason, out: &mut Outbox) {
+        for (_, _, content) in self.table.live(id) {
+            if let Content::Instance(instance) = content {
+                out.events.push(Event::ServiceDown { owner: id, instance: instance.clone(), reason });
+            }
+        }
+    }
+
+    /// Tells the program of an instance that turned out to be withdrawn.
+    pub(super) fn tell_dropped(&self, id: NodeId, content: Content, out: &mut Outbox) {
+        if let (Content::Instance(instance), true) = (content, self.is_shown(id)) {
+            out.events.push(Event::ServiceDown { owner: id, instance, reason: GoneReason::Withdrawn });
+        }
+    }
+
+    /// Drops a member's records, and tells the program if it knew of them.
+    fn drop_records(&mut self, id: NodeId, reason: GoneReason, out: &mut Outbox) {
+        let was_told = self.roster.get(id).is_some_and(|entry| entry.shown.is_some());
+        for (_, content) in self.table.remove(id) {
+            if let (Content::Instance(instance), true) = (content, was_told) {
+                out.events.push(Event::ServiceDown { owner: id, instance, reason });
+            }
+        }
+    }
+
+    /// Says who we are: at the start, with a new life, and at the end.
+    pub(super) fn state_self(&mut self, now: Time, has_left: bool, out: &mut Outbox) {
+        let me = self.peer();
+        let said = MemberRecord {
+            addr: me.addr,
+            generation: me.generation,
+            nonce: me.nonce,
+            name: self.config.name.clone(),
+            zone: self.config.zone.clone(),
+            addresses: Vec::new(),
+            wire: Self::wire_range(),
+            software: Arc::from(env!("CARGO_PKG_VERSION")),
+            has_left,
+        };
+        let bytes = encode_member(&said).expect("a member record of checked parts is small");
+        self.change(now, Key::member(), Body::Live(bytes), out);
+        let evidence = self.shown.as_ref().map(|shown| shown.evidence.clone()).unwrap_or_default();
+        evidence.note(now);
+        let member = Arc::new(Member {
+            peer: me,
+            name: said.name,
+            zone: said.zone,
+            state: if has_left { MemberState::Left } else { MemberState::Reachable },
+            evidence,
+            software: said.software,
+            wire: said.wire,
+        });
+        let is_first = self.shown.replace(member.clone()).is_none();
+        out.events.push(match (has_left, is_first) {
+            (true, _) => Event::MemberLeft(member),
+            (false, true) => Event::MemberUp(member),
+            (false, false) => Event::MemberChanged(member),
+        });
+    }
+
+    /// Says goodbye, now and twice more.
+    pub(super) fn leave(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
+        if self.has_left {
+            return Ok(());
+        }
+        self.tell_services_down(self.config.id, GoneReason::OwnerLeft, out);
+        self.state_self(now, true, out);
+        self.flush(now, out);
+        self.has_left = true;
+        self.farewells = FAREWELLS.iter().map(|after| now + *after).collect();
+        Ok(())
+    }
+
+    pub(super) fn repeat_farewell(&mut self, now: Time) {
+        if self.farewells.first().is_some_and(|at| *at <= now) {
+            self.farewells.remove(0);
+            let (owner, until) = (self.owner(), self.roster.position());
+            self.rumors.learn(owner, &Key::member(), self.own_version, until, now);
+        }
+    }
+}

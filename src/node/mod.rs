@@ -1,0 +1,512 @@
+//! The core of one process: a state machine that is told what happens and says what it wants done.
+//!
+//! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state), `exchange`
+//! (what is asked and answered over streams).
+
+mod datagram;
+pub mod exchange;
+mod members;
+mod records;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use crate::contact::{Around, Contacts};
+use crate::counters::Counters;
+use crate::effect::{Event, Fatal, Input, InputError, Outbox, Warning};
+use crate::peer::{Epoch, Generation, Member, NodeId, Peer};
+use crate::record::{Key, Owner, Version};
+use crate::roster::{self, Roster};
+use crate::rumors::Rumors;
+use crate::swim::{Swim, SwimError};
+use crate::sync::Sync;
+use crate::table::Table;
+use crate::time::Time;
+use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
+
+use exchange::Conversation;
+
+/// Records of unknown owners that wait at once; further ones are dropped and counted.
+pub const LIMBO_MAX: usize = 1_024;
+
+/// Changes of its own records that a member may make in a second, and at once.
+pub const OWN_CHANGES_PER_SECOND: u32 = 1_000;
+/// See [`OWN_CHANGES_PER_SECOND`].
+pub const OWN_CHANGES_AT_ONCE: u32 = 20_000;
+
+/// Hellos answered in a second; further ones are not answered and counted.
+pub const HELLOS_PER_SECOND: u32 = 2_000;
+
+/// Refusals sent in a second; further ones are not sent and counted.
+pub const REFUSALS_PER_SECOND: u32 = 20;
+
+/// How long a member that is down is kept, marked, before it is forgotten.
+pub const DOWN_KEPT: Duration = Duration::from_secs(600);
+
+/// How long news that came in waits for more to travel with.
+const COALESCE: Duration = Duration::from_millis(2);
+
+/// How often the node tidies up.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a record of an unknown owner waits.
+const LIMBO_KEPT: Duration = Duration::from_secs(30);
+
+/// How long a start with remembered members, but no seeds, looks for them before it calls itself the first.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+/// After how many rounds a start that is itself one of its seeds calls itself the first, when no other answers.
+const SEED_ROUNDS: u32 = 4;
+
+/// After how many rounds without an answer an operator is told.
+const ROUNDS_WARNED: u32 = 6;
+
+/// When a goodbye is said again.
+const FAREWELLS: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(110)];
+
+/// What a node is born with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's name; nodes of other clusters are refused.
+    pub cluster: Arc<str>,
+    /// The member's name for people; unique in the cluster.
+    pub name: Arc<str>,
+    /// Where it stands; may be empty.
+    pub zone: Arc<str>,
+    /// The address that the others reach it at.
+    pub addr: SocketAddr,
+    /// Its lasting id.
+    pub id: NodeId,
+    /// The epoch of this start: larger than that of every start before.
+    pub epoch: Epoch,
+    /// 64 random bits from the operating system.
+    pub nonce: u64,
+    /// Seeds the node's one generator.
+    pub seed: u64,
+    /// The addresses to join through.
+    pub seeds: Vec<SocketAddr>,
+    /// Addresses of members known before this start; tried like seeds, but nobody waits for them.
+    pub remembered: Vec<SocketAddr>,
+}
+
+/// What a node knows, in a few numbers. Nodes with equal digests have equal views.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ViewDigest {
+    /// The fingerprint over live records.
+    pub records: u64,
+    /// The fingerprint over present members.
+    pub members: u64,
+    /// Present members, this node included.
+    pub live_members: usize,
+    /// Records kept, tombstones included.
+    pub records_len: usize,
+}
+
+/// Lengths of the node's queues, for checking them against their limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueLengths {
+    /// Rumors remembered; at most [`crate::rumors::RUMORS_MAX`].
+    pub rumors: usize,
+    /// Addresses being asked; at most [`crate::contact::CONTACTS_MAX`].
+    pub contacts: usize,
+    /// Records in limbo; at most [`LIMBO_MAX`].
+    pub limbo: usize,
+    /// Questions under way; at most [`exchange::CONVERSATIONS_MAX`].
+    pub conversations: usize,
+    /// foca's timers.
+    pub timers: usize,
+    /// foca's updates that wait to be told.
+    pub updates: usize,
+}
+
+/// A bucket of permissions that fills with time.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    at_once: f64,
+    per_second: f64,
+    from: Time,
+}
+
+impl Allowance {
+    fn new(per_second: u32, at_once: u32, now: Time) -> Self {
+        Self { left: f64::from(at_once), at_once: f64::from(at_once), per_second: f64::from(per_second), from: now }
+    }
+
+    fn take(&mut self, now: Time) -> bool {
+        let filled = now.since(self.from).as_secs_f64() * self.per_second;
+        self.left = (self.left + filled).min(self.at_once);
+        self.from = now;
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}
+
+/// The core of one process.
+///
+/// 1. Time never goes back.
+/// 2. When [`handle`](Self::handle) returns, the outbox is complete and the node holds nothing to send.
+/// 3. Call `handle(now, Input::Wake, ..)` no later than [`next_wake`](Self::next_wake); early or spurious wakes are
+///    harmless. Only `Wake` judges deadlines, so a driver that stalled hands in what has arrived first.
+/// 4. No input can panic; an `Err` says whether anything changed.
+/// 5. Equal seed and equal inputs give equal outputs.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    cluster: u32,
+    rng: Xoshiro256PlusPlus,
+    now: Time,
+    started: Time,
+    has_begun: bool,
+    is_ready: bool,
+    has_left: bool,
+
+    swim: Swim,
+    roster: Roster,
+    table: Table,
+    rumors: Rumors,
+    contacts: Contacts,
+    sync: Sync,
+
+    /// Our own member as it was last told to the program.
+    shown: Option<Arc<Member>>,
+    own_version: Version,
+    own_changes: Allowance,
+    hellos: Allowance,
+    refusals: Allowance,
+    /// Members that have our name.
+    namesakes: BTreeSet<NodeId>,
+    /// Records whose owner is not known (yet).
+    limbo: BTreeMap<NodeId, Vec<(Time, Record, u64)>>,
+    limbo_len: usize,
+    /// Goodbyes, for passing them on: their owners' records are gone from the table.
+    goodbyes: BTreeMap<NodeId, (Time, Record)>,
+    conversations: BTreeMap<u64, Conversation>,
+    /// Whether we have yet to pull everything from somebody, and not before when.
+    needs_pull: bool,
+    pull_at: Time,
+    next_token: u64,
+    sent: u64,
+    flush_at: Option<Time>,
+    flushed: Time,
+    housekeeping_at: Time,
+    farewells: Vec<Time>,
+    has_warned: bool,
+    counters: Counters,
+}
+
+/// The contacts' look at the cluster.
+struct Surroundings<'a>(&'a Roster);
+
+impl Around for Surroundings<'_> {
+    fn is_alone(&self) -> bool {
+        self.0.present_len() == 0
+    }
+
+    fn is_present_at(&self, addr: SocketAddr) -> bool {
+        self.0.is_present_at(addr)
+    }
+}
+
+impl Node {
+    /// A node that has not yet been told anything. Its first input should be [`Input::Wake`].
+    pub fn new(config: Config, now: Time) -> Self {
+        let me =
+            Peer { id: config.id, addr: config.addr, generation: Generation::first(config.epoch), nonce: config.nonce };
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(config.seed);
+        let swim_rng = Xoshiro256PlusPlus::seed_from_u64(rng.random());
+        let mut contacts = Contacts::new(config.addr, now);
+        contacts.set_seeds(config.seeds.clone(), now);
+        for addr in &config.remembered {
+            contacts.remember(*addr);
+        }
+        Self {
+            cluster: cluster_tag(&config.cluster),
+            swim: Swim::new(me, swim_rng, now),
+            roster: Roster::new(me.id),
+            table: Table::new(),
+            rumors: Rumors::default(),
+            contacts,
+            sync: Sync::new(now, &mut rng),
+            rng,
+            now,
+            started: now,
+            has_begun: false,
+            is_ready: false,
+            has_left: false,
+            shown: None,
+            own_version: 0,
+            own_changes: Allowance::new(OWN_CHANGES_PER_SECOND, OWN_CHANGES_AT_ONCE, now),
+            hellos: Allowance::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND, now),
+            refusals: Allowance::new(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now),
+            namesakes: BTreeSet::new(),
+            limbo: BTreeMap::new(),
+            limbo_len: 0,
+            goodbyes: BTreeMap::new(),
+            conversations: BTreeMap::new(),
+            needs_pull: true,
+            pull_at: now,
+            next_token: 0,
+            sent: 0,
+            flush_at: None,
+            flushed: now,
+            housekeeping_at: now + HOUSEKEEPING_EVERY,
+            farewells: Vec::new(),
+            has_warned: false,
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// Takes in what happened at `now`, and fills `out` with what is to be done about it.
+    ///
+    /// # Errors
+    /// See [`InputError`], which says what changed. The outbox is complete all the same.
+    pub fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outbox) -> Result<(), InputError> {
+        let now = now.max(self.now);
+        self.now = now;
+        if !self.has_begun {
+            self.begin(now, out);
+        }
+        let result = match input {
+            Input::Wake => self.wake(now, out),
+            Input::Datagram { from, bytes } => self.on_datagram(now, from, bytes, out),
+            Input::Request { from, token, bytes } => self.on_request(now, from, token, &bytes, out),
+            Input::Response { token, result } => self.on_response(now, token, result, out),
+            Input::Register(instance) => self.register(now, &instance, out),
+            Input::Withdraw(key) => self.withdraw(now, &key, out),
+            Input::Seeds(seeds) => {
+                self.contacts.set_seeds(seeds, now);
+                Ok(())
+            }
+            Input::Leave => self.leave(now, out),
+        };
+        let settled = self.settle(now, out);
+        self.count_sent(out);
+        result.and(settled)
+    }
+
+    /// When the node wants to be woken next.
+    pub fn next_wake(&self) -> Option<Time> {
+        if !self.has_begun {
+            return Some(self.now);
+        }
+        if self.has_left {
+            return self.farewells.first().copied().into_iter().chain(self.flush_at).min();
+        }
+        let pull = (self.needs_pull && !self.is_pulling() && self.roster.present_len() > 0).then_some(self.pull_at);
+        [
+            self.swim.next_wake(),
+            self.contacts.next_wake(&Surroundings(&self.roster)),
+            Some(self.sync.next_wake()),
+            Some(self.housekeeping_at),
+            self.flush_at,
+            pull,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Who this node is now.
+    pub fn peer(&self) -> Peer {
+        self.swim.me()
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters.updates_dropped += self.swim.updates_dropped;
+        counters.renewals_limited += self.swim.renewals_limited;
+        counters.contacts_limited += self.contacts.limited;
+        counters
+    }
+
+    /// Whether the node has joined and synced once, or is the first.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// What the node knows, in a few numbers.
+    pub fn digest(&self) -> ViewDigest {
+        ViewDigest {
+            records: self.table.fingerprint(),
+            members: self.members_fingerprint(),
+            live_members: self.roster.present_len() + 1,
+            records_len: self.table.len(),
+        }
+    }
+
+    /// The present members, this node included, in order of their ids.
+    pub fn live_members(&self) -> Vec<Peer> {
+        let mut members: Vec<_> = self.roster.present().map(|entry| entry.peer).chain([self.peer()]).collect();
+        members.sort_by_key(|peer| peer.id);
+        members
+    }
+
+    /// The live records of present members, in order.
+    pub fn live_records(&self) -> Vec<(Owner, Key, Version)> {
+        let owners: Vec<_> = self.table.counted().collect();
+        owners
+            .into_iter()
+            .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
+            .collect()
+    }
+
+    /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.
+    pub fn known_addrs(&self) -> Vec<(NodeId, SocketAddr)> {
+        let left = crate::peer::MemberState::Left;
+        self.roster.iter().filter(|(_, e)| e.state != left).map(|(id, e)| (id, e.peer.addr)).collect()
+    }
+
+    /// The lengths of the node's queues.
+    pub fn queues(&self) -> QueueLengths {
+        QueueLengths {
+            rumors: self.rumors.len(),
+            contacts: self.contacts.asked_len(),
+            limbo: self.limbo_len,
+            conversations: self.conversations.len(),
+            timers: self.swim.timers_len(),
+            updates: self.swim.backlog(),
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { id: self.config.id, epoch: self.peer().epoch() }
+    }
+
+    fn members_fingerprint(&self) -> u64 {
+        self.roster.fingerprint().wrapping_add(roster::fingerprint_of(&self.peer()))
+    }
+
+    fn begin(&mut self, now: Time, out: &mut Outbox) {
+        self.has_begun = true;
+        let owner = self.owner();
+        self.table.begin(owner);
+        self.table.set_counted(owner.id, true);
+        self.state_self(now, false, out);
+    }
+
+    /// Judges every deadline that has passed.
+    fn wake(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
+        if self.has_left {
+            self.repeat_farewell(now);
+            return Ok(());
+        }
+        let mut result = Ok(());
+        while let Some(fired) = self.swim.fire(now) {
+            if let Err(error) = fired {
+                result = Err(self.swim_error(error));
+            }
+            // What a timer found out must be known before the next is judged.
+            self.heed_swim(now, out);
+        }
+        for (addr, cookie) in self.contacts.due(now, &Surroundings(&self.roster), &mut self.rng) {
+            self.say_hello(addr, cookie, out);
+        }
+        self.look_for_the_first(now, out);
+        self.pull_if_needed(now, out);
+        if let Some(step) = self.sync.due(now, &mut self.rng) {
+            self.take_step(now, step, out);
+        }
+        if now >= self.housekeeping_at {
+            self.keep_house(now, out);
+        }
+        result
+    }
+
+    /// Follows up on what an input led to, until nothing is left to do but wait.
+    fn settle(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
+        self.heed_swim(now, out);
+        if self.rumors.is_hot() {
+            let may_at = self.flushed + COALESCE;
+            if now >= may_at || self.flush_at.is_some_and(|at| now >= at) {
+                self.flush(now, out);
+            } else {
+                self.flush_at = Some(may_at);
+            }
+        } else {
+            self.flush_at = None;
+        }
+        Ok(())
+    }
+
+    fn keep_house(&mut self, now: Time, out: &mut Outbox) {
+        self.housekeeping_at = now + HOUSEKEEPING_EVERY;
+        self.rumors.forget(now);
+        self.table.forget_tombstones(now);
+        self.roster.clear_graves(now);
+        self.goodbyes.retain(|_, (since, _)| now.since(*since) <= LIMBO_KEPT);
+        self.clear_limbo(now);
+        self.reap(now, out);
+        self.swim.resize(self.roster.present_len() + 1);
+        if let Some(shown) = &self.shown {
+            shown.evidence.note(now);
+        }
+        self.close_gaps(now, out);
+    }
+
+    /// A start that finds nobody to join is the first of its cluster, if its configuration allows that.
+    fn look_for_the_first(&mut self, now: Time, out: &mut Outbox) {
+        if self.is_ready || self.roster.present_len() > 0 {
+            return;
+        }
+        let seeds = self.contacts.seeds().count();
+        let is_seed = self.config.seeds.len() > seeds;
+        let has_looked = !self.contacts.has_remembered() || now.since(self.started) >= LOOK_AROUND;
+        let is_first = if seeds == 0 { has_looked } else { is_seed && self.contacts.rounds > SEED_ROUNDS };
+        if is_first {
+            self.needs_pull = false;
+            self.become_ready(out);
+        } else if seeds > 0 && self.contacts.rounds >= ROUNDS_WARNED && !self.has_warned {
+            self.has_warned = true;
+            let warning = Warning::NoSeedAnswers { seeds, tries: self.contacts.rounds };
+            out.events.push(Event::Warning(warning));
+        }
+    }
+
+    fn become_ready(&mut self, out: &mut Outbox) {
+        if !self.is_ready {
+            self.is_ready = true;
+            out.events.push(Event::Ready);
+        }
+    }
+
+    fn fail(&mut self, fatal: Fatal, out: &mut Outbox) {
+        out.events.push(Event::Fatal(fatal));
+    }
+
+    fn swim_error(&mut self, error: SwimError) -> InputError {
+        match error {
+            SwimError::Misaddressed => {
+                self.counters.misaddressed += 1;
+                InputError::NotAccepted("for another life of this member")
+            }
+            SwimError::Malformed => {
+                self.counters.malformed += 1;
+                InputError::Malformed("membership message")
+            }
+            SwimError::Bug(what) => {
+                self.counters.bugs += 1;
+                InputError::Bug(what)
+            }
+        }
+    }
+
+    fn count_sent(&mut self, out: &Outbox) {
+        self.counters.datagrams_sent += out.datagrams.len() as u64;
+        self.counters.bytes_sent += out.datagrams.iter().map(|datagram| datagram.bytes.len() as u64).sum::<u64>();
+    }
+
+    const fn wire_range() -> (u8, u8) {
+        (WIRE_OLDEST, WIRE_NEWEST)
+    }
+}

@@ -1,0 +1,255 @@
+//! What members state: our own changes, others' records as they come in, and those that wait for their owner.
+
+use std::sync::Arc;
+
+use super::{LIMBO_KEPT, LIMBO_MAX, Node};
+use crate::effect::{Event, GoneReason, InputError, Outbox};
+use crate::peer::{Generation, MemberState, NodeId, Peer};
+use crate::record::{Content, Instance, Key, Owner};
+use crate::table::{Merge, RECORDS_PER_OWNER_MAX};
+use crate::time::Time;
+use crate::wire::{Body, Record, WireError, decode_content, encode_instance};
+
+impl Node {
+    pub(super) fn register(&mut self, now: Time, instance: &Arc<Instance>, out: &mut Outbox) -> Result<(), InputError> {
+        self.check_may_change(now)?;
+        let bytes = encode_instance(instance).map_err(|error| match error {
+            WireError::TooLarge { bytes, limit, .. } => InputError::RecordTooLarge { bytes, limit },
+            _ => InputError::Malformed("instance"),
+        })?;
+        let known = self.table.live(self.config.id).count();
+        let is_new = self.table.content(self.config.id, &instance.id).is_none();
+        if is_new && known >= RECORDS_PER_OWNER_MAX {
+            let limit = RECORDS_PER_OWNER_MAX;
+            return Err(InputError::TooManyRecords { count: known + 1, limit });
+        }
+        self.change(now, instance.id.clone(), Body::Live(bytes), out);
+        self.flush(now, out);
+        Ok(())
+    }
+
+    pub(super) fn withdraw(&mut self, now: Time, key: &Key, out: &mut Outbox) -> Result<(), InputError> {
+        if key.is_member() || self.table.content(self.config.id, key).is_none() {
+            return Err(InputError::UnknownInstance(key.clone()));
+        }
+        self.check_may_change(now)?;
+        self.change(now, key.clone(), Body::Gone, out);
+        self.flush(now, out);
+        Ok(())
+    }
+
+    fn check_may_change(&mut self, now: Time) -> Result<(), InputError> {
+        if self.has_left {
+            return Err(InputError::HasLeft);
+        }
+        if !self.own_changes.take(now) {
+            self.counters.own_changes_limited += 1;
+            return Err(InputError::TooManyChanges { limit: super::OWN_CHANGES_PER_SECOND });
+        }
+        Ok(())
+    }
+
+    /// A change of one of our own records: the next version, for everybody.
+    pub(super) fn change(&mut self, now: Time, key: Key, body: Body, out: &mut Outbox) {
+        self.counters.own_changes += 1;
+        self.own_version += 1;
+        let record = Record { owner: self.owner(), key, version: self.own_version, body };
+        let merge = self.table.merge(&record, now);
+        self.tell(&record, merge, out);
+        let until = self.roster.position();
+        self.learn(now, &record, until);
+    }
+
+    fn learn(&mut self, now: Time, record: &Record, until: u64) {
+        if !self.rumors.learn(record.owner, &record.key, record.version, until, now) {
+            self.counters.rumors_limited += 1;
+        }
+    }
+
+    /// Takes in a record of somebody else; `until` ends our part of the ring for passing it on. `from` is who told us,
+    /// for asking it for what did not fit.
+    pub(super) fn take_record(
+        &mut self,
+        now: Time,
+        record: Record,
+        until: u64,
+        from: Option<Peer>,
+        out: &mut Outbox,
+    ) -> bool {
+        let owner = record.owner;
+        if owner.id == self.config.id {
+            self.take_own(&record, out);
+            return false;
+        }
+        let said = member_statement(&record);
+        if said.as_ref().is_some_and(|said| said.has_left) {
+            return self.take_goodbye(now, record, until, out);
+        }
+        if let Some(said) = &said
+            && self.is_newer_life(owner, said.generation)
+        {
+            let peer = Peer { id: owner.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
+            self.introduce(now, peer, false, out);
+        }
+        match self.roster.get(owner.id).map(|entry| (entry.peer.epoch(), entry.state)) {
+            Some((epoch, state)) if epoch == owner.epoch && state != MemberState::Left => {
+                self.take_known(now, record, until, from, out)
+            }
+            Some((epoch, _)) if epoch > owner.epoch => {
+                self.counters.old_epochs += 1;
+                false
+            }
+            _ => {
+                self.take_unknown(now, record, until);
+                false
+            }
+        }
+    }
+
+    /// A record that says to be ours: an echo, or another start of our id.
+    fn take_own(&mut self, record: &Record, out: &mut Outbox) {
+        let me = self.peer();
+        if record.owner.epoch < me.epoch() {
+            self.counters.old_epochs += 1;
+            return;
+        }
+        if let Some(said) = member_statement(record) {
+            let rival = Peer { id: me.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
+            self.meet_rival(&rival, out);
+        }
+    }
+
+    fn is_newer_life(&self, owner: Owner, generation: Generation) -> bool {
+        self.roster
+            .get(owner.id)
+            .is_none_or(|entry| generation > entry.peer.generation && generation.epoch() == owner.epoch)
+    }
+
+    fn take_goodbye(&mut self, now: Time, record: Record, until: u64, out: &mut Outbox) -> bool {
+        let is_known = self.roster.is_buried(record.owner.id, Generation::new(record.owner.epoch, u16::MAX));
+        if is_known {
+            self.rumors.hear_again(record.owner, &record.key, record.version, until);
+            return false;
+        }
+        let Some(said) = member_statement(&record) else { return false };
+        self.counters.rumors_new += 1;
+        self.part(now, &record, &said, out);
+        self.learn(now, &record, until);
+        true
+    }
+
+    fn take_known(&mut self, now: Time, record: Record, until: u64, from: Option<Peer>, out: &mut Outbox) -> bool {
+        if let Body::Large { len, hash } = record.body {
+            if record.version > self.table.version(record.owner, &record.key) {
+                self.fetch(now, &record, (len, hash), until, from, out);
+            } else {
+                self.rumors.hear_again(record.owner, &record.key, record.version, until);
+            }
+            return false;
+        }
+        let merge = self.table.merge(&record, now);
+        match &merge {
+            Merge::New { .. } => {}
+            Merge::Known => {
+                self.rumors.hear_again(record.owner, &record.key, record.version, until);
+                return false;
+            }
+            Merge::OldEpoch => {
+                self.counters.old_epochs += 1;
+                return false;
+            }
+            Merge::Malformed => {
+                self.counters.malformed += 1;
+                return false;
+            }
+            Merge::TooMany => {
+                self.counters.records_limited += 1;
+                return false;
+            }
+        }
+        self.counters.rumors_new += 1;
+        self.tell(&record, merge, out);
+        self.learn(now, &record, until);
+        if record.key.is_member() {
+            self.show(now, record.owner.id, false, out);
+        }
+        self.ask_after_the_dead(now, record.owner.id);
+        true
+    }
+
+    /// A new statement of a member that we believe to be down: it may live, and only it can tell.
+    fn ask_after_the_dead(&mut self, now: Time, id: NodeId) {
+        if let Some(entry) = self.roster.get(id).filter(|entry| entry.state == MemberState::Down) {
+            self.contacts.ask(entry.peer.addr, now, &mut self.rng);
+        }
+    }
+
+    /// Tells the program what a merge changed.
+    pub(super) fn tell(&self, record: &Record, merge: Merge, out: &mut Outbox) {
+        let Merge::New { before, after } = merge else { return };
+        let owner = record.owner.id;
+        if !self.is_shown(owner) {
+            return;
+        }
+        let instance = |content| match content {
+            Some(Content::Instance(instance)) => Some(instance),
+            _ => None,
+        };
+        let event = match (instance(before), instance(after)) {
+            (None, Some(instance)) => Event::ServiceUp { owner, instance },
+            (Some(before), Some(instance)) if before != instance => Event::ServiceChanged { owner, before, instance },
+            (Some(instance), None) => Event::ServiceDown { owner, instance, reason: GoneReason::Withdrawn },
+            (Some(_), Some(_)) | (None, None) => return,
+        };
+        out.events.push(event);
+    }
+
+    /// A record whose owner is not known (yet), or not in this start.
+    fn take_unknown(&mut self, now: Time, record: Record, until: u64) {
+        let owner = record.owner;
+        if self.roster.is_buried(owner.id, Generation::first(owner.epoch)) {
+            self.counters.buried += 1;
+            return;
+        }
+        if self.limbo_len >= LIMBO_MAX {
+            self.counters.limbo_limited += 1;
+            return;
+        }
+        self.counters.limbo += 1;
+        self.limbo_len += 1;
+        self.limbo.entry(owner.id).or_default().push((now, record, until));
+    }
+
+    /// The owner is here: takes in what waited for it.
+    pub(super) fn leave_limbo(&mut self, now: Time, owner: Owner, out: &mut Outbox) {
+        let Some(waiting) = self.limbo.remove(&owner.id) else { return };
+        self.limbo_len -= waiting.len();
+        for (_, record, until) in waiting {
+            if record.owner == owner {
+                self.take_record(now, record, until, None, out);
+            }
+        }
+    }
+
+    pub(super) fn clear_limbo(&mut self, now: Time) {
+        let mut len = 0;
+        self.limbo.retain(|_, waiting| {
+            waiting.retain(|(since, _, _)| now.since(*since) <= LIMBO_KEPT);
+            len += waiting.len();
+            !waiting.is_empty()
+        });
+        self.limbo_len = len;
+    }
+}
+
+/// What a member's own record says; `None` for any other record.
+fn member_statement(record: &Record) -> Option<Arc<crate::record::MemberRecord>> {
+    let Body::Live(bytes) = &record.body else { return None };
+    if !record.key.is_member() {
+        return None;
+    }
+    match decode_content(&record.key, bytes) {
+        Ok(Content::Member(said)) => Some(said),
+        _ => None,
+    }
+}

@@ -1,0 +1,314 @@
+//! Who is here: every member by id, the ring that the present ones form, and the graves of those that are gone for
+//! good. Knows nothing of why somebody is believed to be gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
+use crate::time::Time;
+
+/// Members known at once, whatever their state; further ones are not let in.
+pub const MEMBERS_MAX: usize = 20_000;
+
+/// Graves kept at once; the oldest goes first.
+pub const GRAVES_MAX: usize = 20_000;
+
+/// How long a grave is kept: longer than any member keeps a down member, so that it cannot come back from one that
+/// reaps later.
+pub const GRAVE_KEPT: Duration = Duration::from_secs(3_600);
+
+/// How many children a node has in the tree along which news is pushed.
+const TREE_FANOUT: usize = 4;
+
+/// Separates positions on the ring from other uses of the same hash.
+const RING_SEED: u64 = 0x7469_6469_6e67_7331;
+
+/// What is known of a member.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) peer: Peer,
+    pub(crate) state: MemberState,
+    /// Since when it is in this state.
+    pub(crate) since: Time,
+    pub(crate) evidence: Evidence,
+    /// As it was last told to the program; `None` until its own record is known.
+    pub(crate) shown: Option<Arc<Member>>,
+}
+
+#[derive(Debug)]
+struct Grave {
+    generation: Generation,
+    since: Time,
+}
+
+/// Every member but ourselves.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    position: u64,
+    entries: BTreeMap<NodeId, Entry>,
+    /// The present members by their position.
+    ring: Vec<(u64, NodeId)>,
+    by_addr: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    /// Over the present members.
+    fingerprint: u64,
+    graves: BTreeMap<NodeId, Grave>,
+}
+
+/// Where a member stands on the ring; never 0, which means "nowhere" on the wire.
+fn position(id: NodeId) -> u64 {
+    xxh3_64_with_seed(&id.0.to_le_bytes(), RING_SEED).max(1)
+}
+
+/// What a present member adds to the fingerprint.
+pub(crate) fn fingerprint_of(peer: &Peer) -> u64 {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&peer.id.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&peer.epoch().to_le_bytes());
+    bytes[16..].copy_from_slice(&peer.nonce.to_le_bytes());
+    xxh3_64_with_seed(&bytes, u64::from(peer.generation.bump()))
+}
+
+impl Roster {
+    /// An empty roster of the member `me`.
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self {
+            position: position(me),
+            entries: BTreeMap::new(),
+            ring: Vec::new(),
+            by_addr: BTreeMap::new(),
+            fingerprint: 0,
+            graves: BTreeMap::new(),
+        }
+    }
+
+    /// Our own position on the ring: as the end of a range, it means the whole ring.
+    pub(crate) const fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// Every member known, in order of their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
+        self.entries.iter().map(|(&id, entry)| (id, entry))
+    }
+
+    /// The present members, in order of their ids.
+    pub(crate) fn present(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state.is_present())
+    }
+
+    /// How many are present.
+    pub(crate) const fn present_len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The order-free sum over present members, without ourselves.
+    pub(crate) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Whether there is room for one more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.entries.len() < MEMBERS_MAX
+    }
+
+    /// The members that claim an address, whatever their state.
+    pub(crate) fn at(&self, addr: SocketAddr) -> impl Iterator<Item = NodeId> {
+        self.by_addr.get(&addr).into_iter().flatten().copied()
+    }
+
+    /// Whether a present member listens at an address.
+    pub(crate) fn is_present_at(&self, addr: SocketAddr) -> bool {
+        self.at(addr).any(|id| self.entries.get(&id).is_some_and(|entry| entry.state.is_present()))
+    }
+
+    /// Lets a life of a member in, in a state; replaces what was known of it. What the program was told, and the
+    /// evidence, stay.
+    pub(crate) fn put(&mut self, peer: Peer, state: MemberState, now: Time) {
+        let before = self.take(peer.id);
+        let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
+        if state.is_present() {
+            let at = (position(peer.id), peer.id);
+            let index = self.ring.partition_point(|other| *other < at);
+            self.ring.insert(index, at);
+            self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer));
+        }
+        self.by_addr.entry(peer.addr).or_default().insert(peer.id);
+        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, shown });
+    }
+
+    /// Notes how a member was told to the program.
+    pub(crate) fn show(&mut self, id: NodeId, shown: Arc<Member>) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.shown = Some(shown);
+        }
+    }
+
+    /// Forgets a member.
+    pub(crate) fn take(&mut self, id: NodeId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        if entry.state.is_present() {
+            let at = (position(id), id);
+            self.ring.retain(|other| *other != at);
+            self.fingerprint = self.fingerprint.wrapping_sub(fingerprint_of(&entry.peer));
+        }
+        if let Some(ids) = self.by_addr.get_mut(&entry.peer.addr) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_addr.remove(&entry.peer.addr);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Lets no life of a member up to this generation back in for [`GRAVE_KEPT`].
+    pub(crate) fn bury(&mut self, id: NodeId, generation: Generation, now: Time) {
+        let known = self.graves.get(&id).map_or(generation, |grave| grave.generation.max(generation));
+        self.graves.insert(id, Grave { generation: known, since: now });
+        if self.graves.len() > GRAVES_MAX {
+            let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.since).map(|(&id, _)| id);
+            oldest.map(|id| self.graves.remove(&id));
+        }
+    }
+
+    /// Whether this generation of a member lies in a grave.
+    pub(crate) fn is_buried(&self, id: NodeId, generation: Generation) -> bool {
+        self.graves.get(&id).is_some_and(|grave| generation <= grave.generation)
+    }
+
+    /// Clears graves older than [`GRAVE_KEPT`].
+    pub(crate) fn clear_graves(&mut self, now: Time) {
+        self.graves.retain(|_, grave| now.since(grave.since) <= GRAVE_KEPT);
+    }
+
+    /// The members that said goodbye, for telling others.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state == MemberState::Left)
+    }
+
+    /// The next present member on the ring.
+    pub(crate) fn successor(&self) -> Option<NodeId> {
+        let start = self.after_me();
+        self.ring.get(start).or_else(|| self.ring.first()).map(|&(_, id)| id)
+    }
+
+    /// The present member at an index into the ring, for drawing one at random.
+    pub(crate) fn nth(&self, index: usize) -> Option<NodeId> {
+        self.ring.get(index).map(|&(_, id)| id)
+    }
+
+    /// Who is to pass news on for us in the open range from us to `until`, each with the end of its own part. The
+    /// parts are disjoint and cover the range, so news sent along them reaches everybody once.
+    pub(crate) fn children(&self, until: u64) -> Vec<(NodeId, u64)> {
+        let len = self.ring.len();
+        let start = self.after_me();
+        let end = self.ring.partition_point(|&(at, _)| at < until);
+        let count = match () {
+            () if until == self.position => len,
+            () if until > self.position => end - start,
+            () => len - start + end,
+        };
+        let parts = TREE_FANOUT.min(count);
+        let nth = |offset: usize| self.ring[(start + offset) % len];
+        (0..parts)
+            .map(|part| {
+                let first = part * count / parts;
+                let next = (part + 1) * count / parts;
+                let end = if next < count { nth(next).0 } else { until };
+                (nth(first).1, end)
+            })
+            .collect()
+    }
+
+    /// The index on the ring right after our own position.
+    fn after_me(&self) -> usize {
+        self.ring.partition_point(|&(at, _)| at <= self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer(id: u64) -> Peer {
+        let addr = SocketAddr::from(([10, 0, (id >> 8) as u8, id as u8], 7900));
+        Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id }
+    }
+
+    fn roster(me: u64, others: impl IntoIterator<Item = u64>) -> Roster {
+        let mut roster = Roster::new(NodeId(me));
+        for id in others {
+            roster.put(peer(id), MemberState::Reachable, Time::ZERO);
+        }
+        roster
+    }
+
+    /// Walks the tree from `me` as if every member had the same roster, and counts who is reached.
+    fn reached(ids: &[u64], me: u64) -> BTreeMap<u64, usize> {
+        let mut reached = BTreeMap::new();
+        let mut todo = vec![(me, position(NodeId(me)))];
+        while let Some((at, until)) = todo.pop() {
+            let others = ids.iter().copied().filter(|id| *id != at);
+            for (child, end) in roster(at, others).children(until) {
+                *reached.entry(child.0).or_insert(0) += 1;
+                todo.push((child.0, end));
+            }
+        }
+        reached
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_reaches_everybody_exactly_once(count in 1u64..90, root in 0u64..90) {
+            let ids: Vec<_> = (1..=count).collect();
+            let root = root % count + 1;
+            let reached = reached(&ids, root);
+            prop_assert_eq!(reached.len() as u64, count - 1);
+            prop_assert!(reached.values().all(|times| *times == 1));
+            prop_assert!(!reached.contains_key(&root));
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_counts_the_present_whatever_the_order() {
+        let one = roster(9, [1, 2, 3]);
+        let mut other = roster(9, [3, 1, 2, 4]);
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        other.put(peer(4), MemberState::Down, Time::ZERO);
+        assert_eq!(one.fingerprint(), other.fingerprint());
+        assert_eq!(other.present_len(), 3);
+    }
+
+    #[test]
+    fn a_grave_holds_every_life_up_to_its_own() {
+        let mut roster = roster(9, []);
+        roster.bury(NodeId(1), Generation::new(5, 2), Time::ZERO);
+        assert!(roster.is_buried(NodeId(1), Generation::new(5, 2)));
+        assert!(roster.is_buried(NodeId(1), Generation::new(4, 9)));
+        assert!(!roster.is_buried(NodeId(1), Generation::new(5, 3)));
+        roster.bury(NodeId(1), Generation::new(5, 1), Time::ZERO);
+        assert!(roster.is_buried(NodeId(1), Generation::new(5, 2)), "a grave never gets shallower");
+        roster.clear_graves(Time::ZERO + GRAVE_KEPT + Duration::from_secs(1));
+        assert!(!roster.is_buried(NodeId(1), Generation::new(5, 2)));
+    }
+
+    #[test]
+    fn an_address_tells_who_claims_it() {
+        let mut roster = roster(9, [1]);
+        let mut second = peer(2);
+        second.addr = peer(1).addr;
+        roster.put(second, MemberState::Down, Time::ZERO);
+        assert_eq!(roster.at(second.addr).collect::<Vec<_>>(), [NodeId(1), NodeId(2)]);
+        roster.take(NodeId(1));
+        assert!(!roster.is_present_at(second.addr));
+    }
+}
