@@ -1,6 +1,8 @@
 //! tidings: a service registry with no central server.
 
 pub mod effect;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod node;
 pub mod peer;
 pub mod record;

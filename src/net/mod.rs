@@ -1,0 +1,3 @@
+//! The live world's network: one UDP port, authenticated streams, and the loop that drives a node on them.
+
+pub mod tls;
