@@ -1,3 +1,4 @@
 //! The live world's network: one UDP port, authenticated streams, and the loop that drives a node on them.
 
+pub mod socket;
 pub mod tls;
