@@ -3,6 +3,8 @@
 pub mod contact;
 pub mod counters;
 pub mod effect;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod node;
 pub mod peer;
 pub mod record;
