@@ -287,6 +287,29 @@ pub enum InstanceError {
     },
 }
 
+impl Instance {
+    /// LOCAL STUB, dropped when the real one comes.
+    pub fn new(service: &str, address: Endpoint) -> Result<Self, InstanceError> {
+        Ok(Self {
+            service: Arc::from(service),
+            id: Key::from(service),
+            address,
+            version: None,
+            ports: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            tags: BTreeSet::new(),
+            meta: BTreeMap::new(),
+            weight: 1,
+            group: None,
+            namespace: None,
+            zone: None,
+            protocol: None,
+            status: Status::Passing,
+            registered_at: 0,
+        })
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = InstanceError;
 
