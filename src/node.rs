@@ -127,7 +127,7 @@ impl Node {
                     *known = (peer, alive);
                 }
                 if let Some(old) = self.members.values_mut().find(|o| o.0.addr == peer.addr && o.0.id != peer.id) {
-                    if peer.nonce > old.0.nonce {
+                    if peer.rank() > old.0.rank() {
                         old.1 = false
                     } else {
                         self.members.get_mut(&peer.id).expect("stub").1 = false
