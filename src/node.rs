@@ -126,12 +126,10 @@ impl Node {
                 if peer.rank() > known.0.rank() || !alive {
                     *known = (peer, alive);
                 }
-                if let Some(old) = self.members.values_mut().find(|o| o.0.addr == peer.addr && o.0.id != peer.id) {
-                    if peer.rank() > old.0.rank() {
-                        old.1 = false
-                    } else {
-                        self.members.get_mut(&peer.id).expect("stub").1 = false
-                    }
+                let at: Vec<Peer> = self.members.values().map(|m| m.0).filter(|p| p.addr == peer.addr).collect();
+                let best = at.iter().map(Peer::rank).max();
+                for old in at.iter().filter(|old| Some(old.rank()) != best) {
+                    self.members.get_mut(&old.id).expect("stub").1 = false;
                 }
             } else {
                 let owner = Owner { id: NodeId(n(1)), epoch: n(2) };
