@@ -11,10 +11,14 @@
 //! | [`world`] | hosts, the [`Node`](tidings::node::Node) on each, and what an experiment may do to them |
 //! | [`check`] | what must hold always, and what must hold once the world is whole again |
 //! | [`trace`] | a running hash over everything that happened, and a line per event for people |
+//! | [`experiment`] | worlds with a question and a target |
+//! | [`report`] | the answers over many seeds |
 
 pub mod check;
+pub mod experiment;
 pub mod link;
 pub mod queue;
+pub mod report;
 pub mod trace;
 pub mod world;
 
