@@ -166,7 +166,7 @@ impl Node {
                 }
             }
             Input::Datagram { bytes, .. } => {
-                self.merge(std::str::from_utf8(bytes).map_err(|_| InputError::Malformed("utf8"))?)
+                self.merge(std::str::from_utf8(bytes).map_err(|_| InputError::Malformed("utf8"))?);
             }
             Input::Request { token, bytes, .. } => {
                 self.merge(std::str::from_utf8(&bytes).expect("stub"));
