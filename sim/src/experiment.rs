@@ -149,7 +149,8 @@ pub fn join(world: &mut World, nodes: usize) -> Result<Vec<Figure>, String> {
 
 /// Changes records at 10 % and at 30 % loss.
 ///
-/// Gives `equal_at_10_percent_ms` and `equal_at_30_percent_ms`, from the last change until all views are equal and true.
+/// Gives `equal_at_10_percent_ms` and `equal_at_30_percent_ms`, from the last change until all views are equal and
+/// true.
 ///
 /// # Errors
 /// What is wrong with the views when patience ends, or that nothing was lost.
@@ -251,8 +252,8 @@ pub fn idle(world: &mut World, nodes: usize, span: Duration) -> Result<Vec<Figur
 
 /// Changes a tag of one node, `trials` times, and follows it.
 ///
-/// Gives for each trial `last_sees_ms`, and what carried the record within the next ten seconds: datagrams of the average
-/// and of the busiest member, and streams in all.
+/// Gives for each trial `last_sees_ms`, and what carried the record within the next ten seconds: datagrams of the
+/// average and of the busiest member, and streams in all.
 ///
 /// # Errors
 /// What is wrong with the views when patience ends.
@@ -396,8 +397,8 @@ pub fn trouble(world: &mut World, nodes: usize, span: Duration) -> Result<Vec<Fi
     ])
 }
 
-/// `count` changes at drawn moments of `span`: of drawn ones of `hosts` that run, most change a tag of an instance, some
-/// register one more, some withdraw one.
+/// `count` changes at drawn moments of `span`: of drawn ones of `hosts` that run, most change a tag of an instance,
+/// some register one more, some withdraw one.
 fn changes(world: &mut World, hosts: &[HostIndex], count: usize, span: Duration) -> Result<(), String> {
     let begin = world.now();
     let mut moments: Vec<Duration> = (0..count).map(|_| world.rng().random_range(Duration::ZERO..=span)).collect();
