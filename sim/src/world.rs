@@ -190,7 +190,7 @@ impl fmt::Display for Report {
 
 /// Many nodes, the links between them and one clock.
 ///
-/// A broken promise (see [`check`](crate::check)), a node's [`InputError::Bug`] and bytes of one node that another
+/// A broken promise (see [`check`]), a node's [`InputError::Bug`] and bytes of one node that another
 /// cannot read all panic with the seed and the time: the run is over, and the seed replays it.
 #[derive(Debug)]
 pub struct World {
