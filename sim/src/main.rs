@@ -99,6 +99,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Order>, String
     if order.seeds == 0 {
         return Err("--seeds 0 would show nothing; the least is 1".to_owned());
     }
+    if order.is_traced {
+        order.seeds = 1;
+    }
     Ok(Some(order))
 }
 
@@ -135,6 +138,7 @@ mod tests {
         let order = parse_line("--from 7 join --seeds 3 split").expect("well formed").expect("not help");
         assert_eq!((order.from, order.seeds, order.is_traced), (7, 3, false));
         assert_eq!(order.experiments.iter().map(|e| e.name).collect::<Vec<_>>(), ["join", "split"]);
+        assert_eq!(parse_line("join --trace --seeds 9").expect("well formed").expect("not help").seeds, 1);
         assert!(parse_line("--help").expect("well formed").is_none());
     }
 }
