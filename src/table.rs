@@ -45,6 +45,7 @@ struct Owned {
     gap_since: Option<Time>,
     /// Over live entries.
     sum: u64,
+    live: usize,
     /// Whether the owner counts in the fingerprint: it is neither down nor left.
     is_counted: bool,
 }
@@ -82,6 +83,9 @@ pub(crate) struct Table {
     owners: BTreeMap<NodeId, Owned>,
     buckets: Box<[u64; BUCKETS]>,
     fingerprint: u64,
+    /// Live records of owners that count.
+    live: usize,
+    /// Records, tombstones included.
     records: usize,
 }
 
@@ -110,6 +114,7 @@ impl Owned {
             above: BTreeSet::new(),
             gap_since: None,
             sum: 0,
+            live: 0,
             is_counted: false,
         }
     }
@@ -170,7 +175,7 @@ impl Owned {
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { owners: BTreeMap::new(), buckets: Box::new([0; BUCKETS]), fingerprint: 0, records: 0 }
+        Self { owners: BTreeMap::new(), buckets: Box::new([0; BUCKETS]), fingerprint: 0, live: 0, records: 0 }
     }
 
     /// The order-free sum over live records of owners that count.
@@ -178,9 +183,9 @@ impl Table {
         self.fingerprint
     }
 
-    /// Records, tombstones included.
-    pub(crate) const fn len(&self) -> usize {
-        self.records
+    /// Live records of owners that count.
+    pub(crate) const fn live_len(&self) -> usize {
+        self.live
     }
 
     /// The start whose records are kept of `id`.
@@ -235,8 +240,14 @@ impl Table {
             return;
         }
         owned.is_counted = is_counted;
-        let sum = owned.sum;
-        self.shift(id, if is_counted { sum } else { sum.wrapping_neg() });
+        let (sum, live) = (owned.sum, owned.live);
+        if is_counted {
+            self.live += live;
+            self.shift(id, sum);
+        } else {
+            self.live -= live;
+            self.shift(id, sum.wrapping_neg());
+        }
     }
 
     /// Makes room for a start of an owner: gives the live contents of an earlier start, which are gone now. A start
@@ -292,17 +303,18 @@ impl Table {
             },
         };
         owned.note(record.version, now);
+        let lived = usize::from(after.is_some());
         let entry = Entry { version: record.version, body };
         let before = owned.entries.insert(record.key.clone(), entry);
         self.records += usize::from(is_added);
         let (before, minus) = match before {
             Some(Entry { version, body: Stored::Live { bytes, content } }) => {
-                let minus = fingerprint_of(record.owner, &record.key, version, &bytes);
-                (Some(content), minus)
+                (Some(content), fingerprint_of(record.owner, &record.key, version, &bytes))
             }
             _ => (None, 0),
         };
-        self.add_to_sum(record.owner.id, plus.wrapping_sub(minus));
+        self.add(record.owner.id, lived, plus);
+        self.subtract(record.owner.id, usize::from(before.is_some()), minus);
         Merge::New { before, after }
     }
 
@@ -338,7 +350,7 @@ impl Table {
                 dropped.push((key, content));
             }
         }
-        self.add_to_sum(owner.id, minus.wrapping_neg());
+        self.subtract(owner.id, dropped.len(), minus);
         dropped
     }
 
@@ -442,11 +454,25 @@ impl Table {
         }
     }
 
-    fn add_to_sum(&mut self, id: NodeId, plus: u64) {
+    /// Live records came in.
+    fn add(&mut self, id: NodeId, live: usize, sum: u64) {
         let owned = self.owners.get_mut(&id).expect("the caller has just changed its records");
-        owned.sum = owned.sum.wrapping_add(plus);
+        owned.live += live;
+        owned.sum = owned.sum.wrapping_add(sum);
         if owned.is_counted {
-            self.shift(id, plus);
+            self.live += live;
+            self.shift(id, sum);
+        }
+    }
+
+    /// Live records went.
+    fn subtract(&mut self, id: NodeId, live: usize, sum: u64) {
+        let owned = self.owners.get_mut(&id).expect("the caller has just changed its records");
+        owned.live -= live;
+        owned.sum = owned.sum.wrapping_sub(sum);
+        if owned.is_counted {
+            self.live -= live;
+            self.shift(id, sum.wrapping_neg());
         }
     }
 
@@ -538,7 +564,7 @@ mod tests {
         let gone = table.begin(Owner { epoch: 6, ..OWNER });
         assert_eq!(gone.len(), 2);
         assert_ne!(table.fingerprint(), before);
-        assert_eq!((table.fingerprint(), table.len()), (0, 0));
+        assert_eq!((table.fingerprint(), table.records, table.live_len()), (0, 0, 0));
         assert!(table.begin(OWNER).is_empty(), "an old start replaces nothing");
         assert_eq!(table.epoch(OWNER.id), Some(6));
     }
@@ -584,7 +610,7 @@ mod tests {
     fn an_owner_that_does_not_count_leaves_the_fingerprint() {
         let mut table = table(&[live("a", 1)]);
         table.set_counted(OWNER.id, false);
-        assert_eq!(table.fingerprint(), 0);
+        assert_eq!((table.fingerprint(), table.live_len()), (0, 0));
         table.merge(&live("b", 2), Time::ZERO);
         assert_eq!(table.fingerprint(), 0);
         table.set_counted(OWNER.id, true);
@@ -596,7 +622,7 @@ mod tests {
         let mut table = table(&[]);
         let wrong = Record { body: Body::Live(Bytes::from_static(&[2, 1])), ..live("a", 1) };
         assert!(matches!(table.merge(&wrong, Time::ZERO), Merge::Malformed));
-        assert_eq!((table.len(), table.version(OWNER, &"a".into())), (0, 0));
+        assert_eq!((table.records, table.version(OWNER, &"a".into())), (0, 0));
         let member = Record { key: Key::member(), body: Body::Live(content()), ..live("a", 1) };
         assert!(matches!(table.merge(&member, Time::ZERO), Merge::New { after: Some(Content::Member(_)), .. }));
     }

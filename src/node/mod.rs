@@ -103,8 +103,8 @@ pub struct ViewDigest {
     pub members: u64,
     /// Present members, this node included.
     pub live_members: usize,
-    /// Records kept, tombstones included.
-    pub records_len: usize,
+    /// Live records of present members.
+    pub live_records: usize,
 }
 
 /// Lengths of the node's queues, for checking them against their limits.
@@ -341,7 +341,7 @@ impl Node {
             records: self.table.fingerprint(),
             members: self.members_fingerprint(),
             live_members: self.roster.present_len() + 1,
-            records_len: self.table.len(),
+            live_records: self.table.live_len(),
         }
     }
 

@@ -1,0 +1,271 @@
+//! What must hold always, and what must hold once the world is whole again: one function per promise.
+//!
+//! The world calls the first kind after every event that could break them; experiments call the second kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use tidings::peer::{NodeId, Peer};
+use tidings::record::{Key, Owner, Version};
+
+use crate::link::DATAGRAM_BYTES_MAX;
+use crate::world::{HostIndex, World};
+
+/// A live record as a node lists it.
+pub type Listed = (Owner, Key, Version);
+
+/// Every version of every record that its owner ever made.
+pub type Ledger = BTreeMap<(Owner, Key), BTreeSet<Version>>;
+
+/// The highest version of every record that one observer ever listed.
+pub type Highest = BTreeMap<(Owner, Key), Version>;
+
+/// How many differences an error names; the rest is counted.
+const NAMED_MAX: usize = 5;
+
+/// Always: no datagram needs fragments.
+///
+/// # Errors
+/// The size and the limit.
+pub fn datagram_fits(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() <= DATAGRAM_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("sent a datagram of {} bytes, the limit is {DATAGRAM_BYTES_MAX}", bytes.len()))
+}
+
+/// Always: whoever registered an instance sees it itself.
+///
+/// # Errors
+/// The instances that are missing.
+pub fn own_records_are_listed<'a>(
+    me: Owner,
+    registered: impl Iterator<Item = &'a Key>,
+    listed: &[Listed],
+) -> Result<(), String> {
+    let own: BTreeSet<&Key> = listed.iter().filter(|(owner, ..)| *owner == me).map(|(_, key, _)| key).collect();
+    nothing("registered here but not in its own view", registered.filter(|key| !own.contains(key)))
+}
+
+/// Always: an observer never lists an older version of a record than it listed before. `highest` remembers.
+///
+/// # Errors
+/// The records that fell, with both versions.
+pub fn versions_never_fall(highest: &mut Highest, listed: &[Listed]) -> Result<(), String> {
+    let mut fallen = Vec::new();
+    for (owner, key, version) in listed {
+        let highest = highest.entry((*owner, key.clone())).or_insert(*version);
+        if version < highest {
+            fallen.push(format!("{}: {highest} to {version}", named(*owner, key)));
+        }
+        *highest = (*highest).max(*version);
+    }
+    nothing("versions fell", fallen.iter())
+}
+
+/// Always: a node lists nothing that its owner never made.
+///
+/// # Errors
+/// The records that nobody made.
+pub fn only_what_was_made(ledger: &Ledger, listed: &[Listed]) -> Result<(), String> {
+    let invented = listed.iter().filter(|(owner, key, version)| {
+        !ledger.get(&(*owner, key.clone())).is_some_and(|versions| versions.contains(version))
+    });
+    nothing(
+        "listed, but never made by its owner",
+        invented.map(|(owner, key, v)| format!("{} v{v}", named(*owner, key))),
+    )
+}
+
+/// Always: a node lists records of one start of an owner only. `listed` is sorted.
+///
+/// # Errors
+/// The owners with records of two starts.
+pub fn one_start_per_owner(listed: &[Listed]) -> Result<(), String> {
+    let mixed = listed.windows(2).filter(|pair| pair[0].0.id == pair[1].0.id && pair[0].0.epoch != pair[1].0.epoch);
+    nothing("records of two starts listed", mixed.map(|pair| pair[0].0.id))
+}
+
+/// Whether all running nodes have equal fingerprints: [`all_views_equal`] without the words, quick enough to be
+/// asked after every event.
+pub fn views_agree(world: &World) -> bool {
+    let mut fingerprints = world.running().map(|(_, node)| {
+        let digest = node.digest();
+        (digest.records, digest.members)
+    });
+    let Some(first) = fingerprints.next() else { return true };
+    fingerprints.all(|other| other == first)
+}
+
+/// Once whole: all running nodes see the same records and the same members.
+///
+/// # Errors
+/// Which hosts differ from the view that most hosts have, and in what.
+pub fn all_views_equal(world: &World) -> Result<(), String> {
+    let mut camps: BTreeMap<(u64, u64), Vec<HostIndex>> = BTreeMap::new();
+    for (host, node) in world.running() {
+        let digest = node.digest();
+        camps.entry((digest.records, digest.members)).or_default().push(host);
+    }
+    // The largest camp is the measure; among equals the one with the lowest host, so that messages repeat.
+    let Some(most) = camps.values().max_by_key(|hosts| (hosts.len(), std::cmp::Reverse(hosts[0]))) else {
+        return Ok(());
+    };
+    let model = View::of(world, most[0]);
+    let odd: Vec<&Vec<HostIndex>> = camps.values().filter(|hosts| *hosts != most).collect();
+    if odd.is_empty() {
+        return Ok(());
+    }
+    let mut text = format!("{} hosts agree with host {}", most.len(), most[0]);
+    for hosts in odd.iter().take(NAMED_MAX) {
+        let difference = View::of(world, hosts[0]).difference(&model);
+        write!(text, "; hosts {hosts:?} differ: {difference}").expect("writing to a string does not fail");
+    }
+    if odd.len() > NAMED_MAX {
+        write!(text, "; and {} more views", odd.len() - NAMED_MAX).expect("writing to a string does not fail");
+    }
+    Err(text)
+}
+
+/// Once whole: every running node sees exactly what is registered at running nodes (nothing lost, nothing withdrawn
+/// is back), exactly the running members, and nobody stopped whom the experiment did not stop.
+///
+/// # Errors
+/// The first host whose view is wrong, and what is missing or too much.
+pub fn views_are_true(world: &World) -> Result<(), String> {
+    if let Some((host, fatal)) = world.fatals().next() {
+        return Err(format!("host {host} stopped: {fatal}"));
+    }
+    let records = world.registered_records();
+    let members: BTreeSet<(NodeId, u64)> = world.running().map(|(_, node)| start_of(&node.peer())).collect();
+    for (host, node) in world.running() {
+        let seen: BTreeSet<(Owner, Key)> = node
+            .live_records()
+            .into_iter()
+            .filter(|(_, key, _)| !key.is_member())
+            .map(|(owner, key, _)| (owner, key))
+            .collect();
+        let words = |(owner, key): &(Owner, Key)| named(*owner, key);
+        let at = |what: &str| format!("host {host}: {what}");
+        nothing(&at("lost"), records.difference(&seen).map(words))?;
+        nothing(&at("listed, but not registered"), seen.difference(&records).map(words))?;
+        // A node need not list itself.
+        let mut seen: BTreeSet<_> = node.live_members().iter().map(start_of).collect();
+        seen.insert(start_of(&node.peer()));
+        let words = |(id, epoch): &(NodeId, u64)| format!("{id}#{epoch}");
+        nothing(&at("members not seen"), members.difference(&seen).map(words))?;
+        nothing(&at("members seen that do not run"), seen.difference(&members).map(words))?;
+    }
+    Ok(())
+}
+
+/// [`all_views_equal`] and [`views_are_true`], the cheap question first.
+///
+/// # Errors
+/// Those of both.
+pub fn settled(world: &World) -> Result<(), String> {
+    all_views_equal(world)?;
+    views_are_true(world)
+}
+
+/// What one host sees.
+struct View {
+    records: BTreeSet<Listed>,
+    members: BTreeSet<(NodeId, Peer2)>,
+}
+
+/// The part of a peer that fingerprints cover.
+type Peer2 = (u64, u64);
+
+impl View {
+    fn of(world: &World, host: HostIndex) -> Self {
+        let node = world.node(host).expect("camps hold running hosts only");
+        Self {
+            records: node.live_records().into_iter().collect(),
+            members: node.live_members().iter().map(|p| (p.id, (p.epoch(), u64::from(p.generation.bump())))).collect(),
+        }
+    }
+
+    fn difference(&self, model: &Self) -> String {
+        let record = |(owner, key, version): &Listed| format!("{} v{version}", named(*owner, key));
+        let member = |(id, (epoch, bump)): &(NodeId, Peer2)| format!("{id}#{epoch}.{bump}");
+        let parts = [
+            nothing("lacks", model.records.difference(&self.records).map(record)),
+            nothing("has besides", self.records.difference(&model.records).map(record)),
+            nothing("lacks members", model.members.difference(&self.members).map(member)),
+            nothing("has members besides", self.members.difference(&model.members).map(member)),
+        ];
+        let parts: Vec<String> = parts.into_iter().filter_map(Result::err).collect();
+        if parts.is_empty() { "only in their fingerprints".to_owned() } else { parts.join(", ") }
+    }
+}
+
+fn start_of(peer: &Peer) -> (NodeId, u64) {
+    (peer.id, peer.epoch())
+}
+
+fn named(owner: Owner, key: &Key) -> String {
+    format!("{}#{}/{key}", owner.id, owner.epoch)
+}
+
+/// `Err` with `what` and the first few offenders if there are any.
+fn nothing<T: std::fmt::Display>(what: &str, offenders: impl Iterator<Item = T>) -> Result<(), String> {
+    let all: Vec<String> = offenders.map(|offender| offender.to_string()).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let shown = all[..all.len().min(NAMED_MAX)].join(", ");
+    let more = if all.len() > NAMED_MAX { format!(" and {} more", all.len() - NAMED_MAX) } else { String::new() };
+    Err(format!("{what}: {shown}{more}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner { id: NodeId(1), epoch: 1 };
+
+    fn listed(key: &str, version: Version) -> Listed {
+        (OWNER, Key::from(key), version)
+    }
+
+    #[test]
+    fn a_datagram_of_exactly_the_limit_fits() {
+        assert_eq!(datagram_fits(&[0; DATAGRAM_BYTES_MAX]), Ok(()));
+        let error = datagram_fits(&[0; DATAGRAM_BYTES_MAX + 1]).expect_err("one byte too many");
+        assert!(error.contains("1201") && error.contains("1200"), "{error}");
+    }
+
+    #[test]
+    fn an_own_record_that_is_not_listed_is_named() {
+        let keys = [Key::from("a"), Key::from("b")];
+        assert_eq!(own_records_are_listed(OWNER, keys.iter(), &[listed("a", 1), listed("b", 2)]), Ok(()));
+        let error = own_records_are_listed(OWNER, keys.iter(), &[listed("a", 1)]).expect_err("b is missing");
+        assert!(error.ends_with(": b"), "{error}");
+    }
+
+    #[test]
+    fn a_version_that_falls_is_noticed_even_after_the_record_was_away() {
+        let mut highest = Highest::new();
+        assert_eq!(versions_never_fall(&mut highest, &[listed("a", 3)]), Ok(()));
+        assert_eq!(versions_never_fall(&mut highest, &[]), Ok(()));
+        let error = versions_never_fall(&mut highest, &[listed("a", 2)]).expect_err("3 to 2");
+        assert!(error.contains("3 to 2"), "{error}");
+        assert_eq!(versions_never_fall(&mut highest, &[listed("a", 3)]), Ok(()));
+    }
+
+    #[test]
+    fn a_version_that_its_owner_never_made_is_named() {
+        let ledger = Ledger::from([((OWNER, Key::from("a")), BTreeSet::from([1, 2]))]);
+        assert_eq!(only_what_was_made(&ledger, &[listed("a", 2)]), Ok(()));
+        assert!(only_what_was_made(&ledger, &[listed("a", 3)]).is_err());
+        assert!(only_what_was_made(&ledger, &[listed("b", 1)]).is_err());
+    }
+
+    #[test]
+    fn records_of_two_starts_of_one_owner_are_noticed() {
+        let older = (Owner { epoch: 0, ..OWNER }, Key::from("a"), 1);
+        assert_eq!(one_start_per_owner(&[listed("a", 1), listed("b", 2)]), Ok(()));
+        assert!(one_start_per_owner(&[older, listed("a", 1)]).is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! The world itself: that what an experiment does to it happens, and happens again with the same seed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tidings::record::{Instance, Key};
+use tidings_sim::{HostIndex, World, WorldConfig, check};
+
+const SEED: u64 = 42;
+
+/// A world of `nodes` nodes that had time to join.
+fn world(seed: u64, nodes: usize) -> World {
+    println!("seed {seed}");
+    let mut world = World::new(WorldConfig::new(seed));
+    let first = world.add_node(&[]);
+    for _ in 1..nodes {
+        world.add_node(&[first]);
+    }
+    world.run_until_settled(Duration::from_secs(30)).unwrap_or_else(|| panic!("{:?}", check::settled(&world)));
+    world
+}
+
+fn instance(name: &str) -> Instance {
+    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080)).into()).expect("a name and an address suffice")
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let hash = |seed| {
+        let mut world = world(seed, 5);
+        world.set_loss(0.2);
+        world.register(1, instance("web")).expect("an empty node takes a record");
+        world.run_for(Duration::from_secs(20));
+        world.hash()
+    };
+    assert_eq!(hash(SEED), hash(SEED));
+    assert_ne!(hash(SEED), hash(SEED + 1));
+}
+
+#[test]
+fn nothing_crosses_a_split_until_it_is_healed() {
+    let mut world = world(SEED, 6);
+    let sides: [Vec<HostIndex>; 2] = [vec![0, 1, 2], vec![3, 4, 5]];
+    world.split(&sides);
+    world.register(0, instance("web")).expect("an empty node takes a record");
+    world.run_for(Duration::from_secs(20));
+    assert!(world.fates().cut > 0, "nobody tried to cross");
+    let lists = |world: &World, host| world.node(host).is_some_and(|node| node.live_records().iter().any(is_instance));
+    assert!(sides[0].iter().all(|&host| lists(&world, host)), "this side has the record");
+    assert!(!sides[1].iter().any(|&host| lists(&world, host)), "the other side has it too");
+    assert!(check::all_views_equal(&world).is_err());
+
+    world.heal();
+    world.run_until_settled(Duration::from_secs(30)).unwrap_or_else(|| panic!("{:?}", check::settled(&world)));
+    assert!((0..6).all(|host| lists(&world, host)));
+}
+
+#[test]
+fn a_crashed_node_sends_and_hears_nothing_and_restarts_as_a_newer_self() {
+    let mut world = world(SEED, 4);
+    let before = world.node(3).expect("it runs").peer();
+    world.crash(3);
+    let sent = world.traffic_of(3);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.traffic_of(3).datagrams, sent.datagrams);
+    assert!(world.node(3).is_none());
+
+    world.restart(3);
+    let after = world.node(3).expect("it runs again").peer();
+    assert_eq!((after.id, after.addr), (before.id, before.addr));
+    assert!(after.epoch() > before.epoch() && after.nonce != before.nonce);
+
+    world.crash(3);
+    world.replace(3);
+    let other = world.node(3).expect("it runs again").peer();
+    assert_eq!(other.addr, before.addr);
+    assert_ne!(other.id, before.id);
+    world.run_until_settled(Duration::from_secs(30)).unwrap_or_else(|| panic!("{:?}", check::settled(&world)));
+}
+
+#[test]
+fn a_difference_between_views_is_told_by_host_and_record() {
+    let mut world = world(SEED, 4);
+    world.register(2, instance("web")).expect("an empty node takes a record");
+    // No time has passed: nobody else can know.
+    let error = check::all_views_equal(&world).expect_err("host 2 knows more than the others");
+    assert!(error.contains("[2]") && error.contains("web"), "{error}");
+    let error = check::views_are_true(&world).expect_err("host 0 lacks a record");
+    assert!(error.contains("host 0: lost") && error.contains("web"), "{error}");
+}
+
+#[test]
+fn a_withdrawn_record_is_expected_nowhere() {
+    let mut world = world(SEED, 4);
+    let web = instance("web");
+    let key = web.id.clone();
+    world.register(1, web).expect("an empty node takes a record");
+    world.run_until_settled(Duration::from_secs(10)).expect("one record spreads");
+    world.withdraw(1, &key).expect("it is registered");
+    assert!(check::views_are_true(&world).is_err(), "the others list it still");
+    world.run_until_settled(Duration::from_secs(10)).expect("a withdrawal spreads");
+    assert!(world.withdraw(1, &key).is_err() || world.registered(1).next().is_none());
+}
+
+fn is_instance((_, key, _): &(tidings::record::Owner, Key, u64)) -> bool {
+    !key.is_member()
+}
