@@ -149,6 +149,8 @@ pub(crate) struct Exchange {
     pub(crate) want: Vec<Want>,
     /// What we tell.
     pub(crate) give: Vec<Delta>,
+    /// Owners of which both sides believe to know all, and do not know the same: only the owner can tell.
+    pub(crate) disputed: Vec<Want>,
 }
 
 /// Who is to tell whom what, given the other's digests of owners in `buckets`. `is_welcome` judges whether we want to
@@ -186,14 +188,14 @@ pub(crate) fn exchange(
         }
         let is_ahead = |a: &Digest, b: &Digest| a.watermark > b.watermark || a.highest > b.highest;
         let (they_lead, we_lead) = (is_ahead(digest, &ours), is_ahead(&ours, digest));
-        let differs_anyway = !they_lead && !we_lead && ours.sum != digest.sum;
-        if they_lead || differs_anyway {
-            let since = if differs_anyway { 0 } else { ours.watermark };
-            exchange.want.push(Want { id, epoch, since, whole: differs_anyway });
+        if they_lead {
+            exchange.want.push(Want { id, epoch, since: ours.watermark, whole: false });
         }
-        if we_lead || differs_anyway {
-            let since = if differs_anyway { 0 } else { digest.watermark };
-            give(&mut exchange, id, epoch, since, differs_anyway);
+        if we_lead {
+            give(&mut exchange, id, epoch, digest.watermark, false);
+        }
+        if !they_lead && !we_lead && ours.sum != digest.sum {
+            exchange.disputed.push(Want { id, epoch, since: 0, whole: true });
         }
     }
     for ours in table.digests(0, |bucket| buckets.contains(&bucket)) {
@@ -297,6 +299,17 @@ mod tests {
         assert_eq!(wants, [(2, 1), (4, 0)]);
         let gives: Vec<_> = found.give.iter().map(|delta| (delta.owner.id.0, delta.records.len())).collect();
         assert_eq!(gives, [(1, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn what_both_believe_to_know_whole_is_left_to_the_owner() {
+        let ours = table(&[(1, 1), (1, 2)]);
+        let mut theirs = table(&[(1, 2)]);
+        theirs.complete(Owner { id: NodeId(1), epoch: 1 }, 2, Time::ZERO);
+        let all: BTreeSet<_> = (0..=255).collect();
+        let found = exchange(&ours, &theirs.digests(0, |_| true), &all, 0, |_| true);
+        assert!(found.want.is_empty() && found.give.is_empty());
+        assert_eq!(found.disputed, [Want { id: NodeId(1), epoch: 1, since: 0, whole: true }]);
     }
 
     #[test]

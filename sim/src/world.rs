@@ -873,6 +873,10 @@ impl World {
     fn hear(&mut self, index: HostIndex, event: Event) {
         match event {
             Event::Ready => self.hosts[index].ready_at = Some(self.now),
+            // Who forgot an owner may learn of it anew from somebody who was never told the latest.
+            Event::MemberForgotten(member) => {
+                self.hosts[index].highest.retain(|(owner, _), _| owner.id != member.peer.id);
+            }
             Event::Fatal(fatal) => {
                 self.stop(index);
                 self.hosts[index].fatal = Some(fatal);

@@ -21,7 +21,7 @@ fn world(seed: u64, nodes: usize) -> World {
 }
 
 fn instance(name: &str) -> Instance {
-    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080)).into()).expect("a name and an address suffice")
+    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice")
 }
 
 #[test]

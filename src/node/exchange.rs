@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::Node;
+use super::records::Taken;
 use crate::effect::{InputError, Outbox, Reply, Request, StreamFailure};
 use crate::peer::{MemberState, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
@@ -28,6 +29,9 @@ const PULL_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Records that a sync brought which are passed on as news; more are left to the others' own syncs.
 const SYNCED_NEWS_MAX: usize = 64;
 
+/// Owners asked at once about gaps and disputes.
+const REPAIRS_MAX: usize = 16;
+
 /// A question under way.
 #[derive(Debug)]
 pub(super) enum Conversation {
@@ -37,6 +41,8 @@ pub(super) enum Conversation {
     Compare { with: Peer, salt: u64 },
     /// What a comparison led to; `brought` says whether anything was new to anybody so far.
     Trade { with: Peer, rounds: u8, brought: bool },
+    /// What only the owner, or whoever has no gap, can tell; beside any sync.
+    Repair { with: Peer },
     /// The content of a large record.
     Content { record: Record, len: u32, hash: u64, until: u64 },
 }
@@ -116,24 +122,32 @@ impl Node {
         self.roster.get(id).filter(|entry| entry.state.is_present()).map(|entry| entry.peer)
     }
 
-    /// A watermark that stands below a gap for long: somebody has what is missing.
+    /// Watermarks that stand below a gap for long: somebody has what is missing, or knows that nothing is.
     pub(super) fn close_gaps(&mut self, now: Time, out: &mut Outbox) {
-        if now < Time::ZERO + GAP_MAX || !self.sync.may_begin(now) {
+        let before = Time::from_nanos(now.as_nanos().saturating_sub(GAP_MAX.as_nanos() as u64));
+        let gaps: Vec<_> = self.table.gaps(before).take(REPAIRS_MAX).collect();
+        let is_repairing = self.conversations.values().any(|c| matches!(c, Conversation::Repair { .. }));
+        if gaps.is_empty() || is_repairing {
             return;
         }
-        let before = Time::from_nanos(now.as_nanos() - GAP_MAX.as_nanos() as u64);
-        let gaps: Vec<_> = self.table.gaps(before).collect();
-        let Some(&owner) = gaps.first() else { return };
-        // The owner has all of its records; anybody else may have the same gap.
-        if let Some(with) = self.present(owner).or_else(|| self.anybody()) {
-            self.compare_with(now, with, 0, out);
+        for id in gaps {
+            let digest = self.table.digest(id, 0).expect("it has a gap, so it is known");
+            let (epoch, since) = (digest.owner.epoch, digest.watermark);
+            // The owner has all of its records; anybody else may have the same gap.
+            if let Some(with) = self.present(id).or_else(|| self.anybody()) {
+                self.repair(with, Want { id, epoch, since, whole: false }, out);
+            }
         }
+    }
+
+    fn repair(&mut self, with: Peer, want: Want, out: &mut Outbox) {
+        let ask = Ask::Trade { asker: self.peer(), want: vec![want], give: Vec::new(), members: Vec::new() };
+        self.ask(with, &ask, Conversation::Repair { with }, out);
     }
 
     /// Asks for the content of a large record.
     pub(super) fn fetch(
         &mut self,
-        now: Time,
         record: &Record,
         (len, hash): (u32, u64),
         until: u64,
@@ -150,7 +164,6 @@ impl Node {
             return;
         }
         let Some(from) = from.or_else(|| self.present(record.owner.id)) else { return };
-        let _ = now;
         let (owner, key, version) = (record.owner, record.key.clone(), record.version);
         let ask = Ask::Content { asker: self.peer(), owner, key, version };
         let conversation = Conversation::Content { record: record.clone(), len, hash, until };
@@ -325,6 +338,10 @@ impl Node {
             (Conversation::Trade { with, rounds, brought }, Some(Answer::Traded { deltas })) => {
                 self.on_trade(now, with, rounds, brought, deltas, out);
             }
+            (Conversation::Repair { with }, Some(Answer::Traded { deltas })) => {
+                self.take_deltas(now, deltas, with, out);
+            }
+            (Conversation::Repair { .. }, _) => self.counters.syncs_failed += 1,
             (Conversation::Compare { .. } | Conversation::Trade { .. }, _) => {
                 self.counters.syncs_failed += 1;
                 self.sync.end(now, false, &mut self.rng);
@@ -389,7 +406,14 @@ impl Node {
                 .get(digest.owner.id)
                 .is_some_and(|entry| entry.peer.epoch() == digest.owner.epoch && entry.state != MemberState::Left)
         };
-        let found = exchange(&self.table, digests, &buckets, salt, is_welcome);
+        let mut found = exchange(&self.table, digests, &buckets, salt, is_welcome);
+        for want in found.disputed.drain(..).take(REPAIRS_MAX) {
+            match self.present(want.id) {
+                Some(owner) if owner.id != with.id => self.repair(owner, want, out),
+                _ if want.id == with.id => found.want.push(want),
+                _ => {}
+            }
+        }
         if found.want.is_empty() && found.give.is_empty() && !has_members {
             self.sync.end(now, false, &mut self.rng);
             return;
@@ -448,10 +472,17 @@ impl Node {
     fn take_delta(&mut self, now: Time, delta: Delta, until: u64, from: Peer, out: &mut Outbox) -> bool {
         let owner = delta.owner;
         let mut brought = false;
-        for record in &delta.records {
-            if self.take_record(now, record.clone(), until, Some(from), out) {
-                self.counters.synced_records += 1;
-                brought = true;
+        let mut is_complete = true;
+        // The owner's own record comes first: it may bring a new life, without which the others are not let in.
+        let (own, others): (Vec<_>, Vec<_>) = delta.records.iter().partition(|record| record.key.is_member());
+        for record in own.into_iter().chain(others) {
+            match self.take_record(now, record.clone(), until, Some(from), out) {
+                Taken::New => {
+                    self.counters.synced_records += 1;
+                    brought = true;
+                }
+                Taken::Known => {}
+                Taken::Dropped => is_complete = false,
             }
         }
         if owner.id == self.config.id || self.table.epoch(owner.id) != Some(owner.epoch) {
@@ -465,7 +496,7 @@ impl Node {
         }
         // A delta that begins above what we have leaves the gap between.
         let ours = self.table.digest(owner.id, 0).map_or(0, |digest| digest.watermark);
-        if delta.since <= ours {
+        if is_complete && delta.since <= ours {
             self.table.complete(owner, delta.watermark, now);
         }
         brought

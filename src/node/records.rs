@@ -10,6 +10,17 @@ use crate::table::{Merge, RECORDS_PER_OWNER_MAX};
 use crate::time::Time;
 use crate::wire::{Body, Record, WireError, decode_content, encode_instance};
 
+/// What became of a record that came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// It is new here.
+    New,
+    /// It was known, or is not for us to keep.
+    Known,
+    /// It is not kept, though it may be news: for now, or for good.
+    Dropped,
+}
+
 impl Node {
     pub(super) fn register(&mut self, now: Time, instance: &Arc<Instance>, out: &mut Outbox) -> Result<(), InputError> {
         self.check_may_change(now)?;
@@ -75,11 +86,11 @@ impl Node {
         until: u64,
         from: Option<Peer>,
         out: &mut Outbox,
-    ) -> bool {
+    ) -> Taken {
         let owner = record.owner;
         if owner.id == self.config.id {
             self.take_own(&record, out);
-            return false;
+            return Taken::Known;
         }
         let said = member_statement(&record);
         if said.as_ref().is_some_and(|said| said.has_left) {
@@ -97,11 +108,11 @@ impl Node {
             }
             Some((epoch, _)) if epoch > owner.epoch => {
                 self.counters.old_epochs += 1;
-                false
+                Taken::Dropped
             }
             _ => {
                 self.take_unknown(now, record, until);
-                false
+                Taken::Dropped
             }
         }
     }
@@ -125,56 +136,48 @@ impl Node {
             .is_none_or(|entry| generation > entry.peer.generation && generation.epoch() == owner.epoch)
     }
 
-    fn take_goodbye(&mut self, now: Time, record: Record, until: u64, out: &mut Outbox) -> bool {
+    fn take_goodbye(&mut self, now: Time, record: Record, until: u64, out: &mut Outbox) -> Taken {
         let is_known = self.roster.is_buried(record.owner.id, Generation::new(record.owner.epoch, u16::MAX));
         if is_known {
             self.rumors.hear_again(record.owner, &record.key, record.version, until);
-            return false;
+            return Taken::Known;
         }
-        let Some(said) = member_statement(&record) else { return false };
+        let Some(said) = member_statement(&record) else { return Taken::Dropped };
         self.counters.rumors_new += 1;
         self.part(now, &record, &said, out);
         self.learn(now, &record, until);
-        true
+        Taken::New
     }
 
-    fn take_known(&mut self, now: Time, record: Record, until: u64, from: Option<Peer>, out: &mut Outbox) -> bool {
-        if let Body::Large { len, hash } = record.body {
-            if record.version > self.table.version(record.owner, &record.key) {
-                self.fetch(now, &record, (len, hash), until, from, out);
-            } else {
-                self.rumors.hear_again(record.owner, &record.key, record.version, until);
-            }
-            return false;
+    fn take_known(&mut self, now: Time, record: Record, until: u64, from: Option<Peer>, out: &mut Outbox) -> Taken {
+        if let Body::Large { len, hash } = record.body
+            && record.version > self.table.version(record.owner, &record.key)
+        {
+            self.fetch(&record, (len, hash), until, from, out);
+            return Taken::Dropped;
         }
         let merge = self.table.merge(&record, now);
-        match &merge {
-            Merge::New { .. } => {}
+        let counter = match &merge {
+            Merge::New { .. } => &mut self.counters.rumors_new,
             Merge::Known => {
                 self.rumors.hear_again(record.owner, &record.key, record.version, until);
-                return false;
+                return Taken::Known;
             }
-            Merge::OldEpoch => {
-                self.counters.old_epochs += 1;
-                return false;
-            }
-            Merge::Malformed => {
-                self.counters.malformed += 1;
-                return false;
-            }
-            Merge::TooMany => {
-                self.counters.records_limited += 1;
-                return false;
-            }
+            Merge::OldEpoch => &mut self.counters.old_epochs,
+            Merge::Malformed => &mut self.counters.malformed,
+            Merge::TooMany => &mut self.counters.records_limited,
+        };
+        *counter += 1;
+        if !matches!(merge, Merge::New { .. }) {
+            return Taken::Dropped;
         }
-        self.counters.rumors_new += 1;
         self.tell(&record, merge, out);
         self.learn(now, &record, until);
         if record.key.is_member() {
             self.show(now, record.owner.id, false, out);
         }
         self.ask_after_the_dead(now, record.owner.id);
-        true
+        Taken::New
     }
 
     /// A new statement of a member that we believe to be down: it may live, and only it can tell.
