@@ -1,10 +1,13 @@
-//! tidings: a service registry with no central server.
 
+pub mod counters;
 pub mod effect;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod node;
 pub mod peer;
 pub mod record;
 pub mod time;
+pub mod wire;
 
 pub use peer::{Member, MemberState, NodeId, Peer};
 pub use record::Instance;

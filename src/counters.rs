@@ -1,0 +1,129 @@
+//! What a node has counted since its start: one named number per thing that can happen to it.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// What a node has counted since its start.
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
+        #[non_exhaustive]
+        pub struct Counters {
+            $($(#[$doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter's name and value, in the order in which they are declared.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams handed in.
+    datagrams_received,
+    /// Datagrams given out.
+    datagrams_sent,
+    /// Bytes of datagrams handed in.
+    bytes_received,
+    /// Bytes of datagrams given out.
+    bytes_sent,
+    /// Datagrams that could not be read.
+    malformed,
+    /// Datagrams of another cluster.
+    other_cluster,
+    /// Datagrams of a wire version that we do not speak.
+    other_version,
+    /// Datagrams from somebody we do not know.
+    strangers,
+    /// Datagrams for another life of ours, or for somebody else.
+    misaddressed,
+    /// Datagrams that we sent ourselves.
+    echoes,
+    /// Sections with a tag that we do not know; skipped.
+    unknown_sections,
+    /// Refusals received.
+    refusals_received,
+    /// Refusals sent.
+    refusals_sent,
+    /// Refusals not sent, because of the limit on them.
+    refusals_limited,
+    /// Hellos sent.
+    hellos_sent,
+    /// Hellos received.
+    hellos_received,
+    /// Hellos not answered, because of the limit on them.
+    hellos_limited,
+    /// Answers to our Hellos.
+    hellos_answered,
+    /// Answers to a Hello that we did not send, or too late.
+    hellos_unasked,
+    /// Addresses not tried, because too many wait to be tried.
+    contacts_limited,
+    /// Records of ours that changed.
+    own_changes,
+    /// Changes of ours that were refused, because they came too fast.
+    own_changes_limited,
+    /// Records of others received as rumors, new ones and known ones.
+    rumors_received,
+    /// Of these, records that were new here.
+    rumors_new,
+    /// Records sent as rumors: one per record and datagram.
+    rumors_sent,
+    /// Records not kept for lazy repeats, because the queue was full.
+    rumors_limited,
+    /// Records of an earlier start of their owner; dropped.
+    old_epochs,
+    /// Records of owners that left or were forgotten; dropped.
+    buried,
+    /// Records of an owner that is not known (yet); kept for a while.
+    limbo,
+    /// Records of an unknown owner that were dropped, because too many waited.
+    limbo_limited,
+    /// Records that were dropped, because their owner or the cluster has too many.
+    records_limited,
+    /// Large records fetched over a stream.
+    bodies_fetched,
+    /// Large records that could not be fetched; anti-entropy brings them.
+    bodies_failed,
+    /// Large records not fetched at once, because too many were under way.
+    bodies_limited,
+    /// Syncs begun because a fingerprint kept differing or a gap lasted.
+    syncs,
+    /// Syncs that failed; tried again later.
+    syncs_failed,
+    /// Records that a sync brought.
+    synced_records,
+    /// Bytes of questions asked over streams.
+    stream_bytes_asked,
+    /// Bytes of answers given over streams.
+    stream_bytes_answered,
+    /// Questions over streams that could not be read.
+    stream_malformed,
+    /// Fingerprints received that equalled ours.
+    fingerprints_equal,
+    /// Fingerprints received that differed from ours.
+    fingerprints_different,
+    /// Times we were called dead wrongly, and renewed ourselves.
+    renewals,
+    /// Times we were called dead, and did not renew because of the limit on renewals.
+    renewals_limited,
+    /// Members that we saw go down.
+    members_down,
+    /// Members that said goodbye.
+    members_left,
+    /// Membership updates that were dropped, because they were about a life that is over.
+    updates_dropped,
+    /// Errors of the membership protocol's integration.
+    bugs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_told_by_name() {
+        let counters = Counters { renewals: 3, ..Counters::default() };
+        assert_eq!(counters.each().find(|(name, _)| *name == "renewals"), Some(("renewals", 3)));
+    }
+}
