@@ -1,3 +1,4 @@
+//! tidings: a service registry with no central server.
 
 pub mod counters;
 pub mod effect;
@@ -7,6 +8,8 @@ pub mod node;
 pub mod peer;
 pub mod record;
 pub mod time;
+#[cfg(feature = "net")]
+pub mod view;
 pub mod wire;
 
 pub use peer::{Member, MemberState, NodeId, Peer};
