@@ -7,6 +7,8 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod record;
+#[cfg(feature = "net")]
+pub mod registry;
 pub mod time;
 #[cfg(feature = "net")]
 pub mod view;
