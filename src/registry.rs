@@ -106,8 +106,10 @@ impl Builder {
             ready = registry.ready() => ready.map(|()| registry).map_err(StartError::Stopped),
             () = is_over => {
                 if is_required {
-                    let waited = wait;
-                    return Err(StartError::NotJoined { join, waited });
+                    let link = Arc::clone(&registry.link);
+                    drop(registry);
+                    link.stop_reason().await;
+                    return Err(StartError::NotJoined { join, waited: wait });
                 }
                 tracing::warn!(target: driver::NODE_LOG, ?join, "nobody to join has answered within {wait:?}; going on");
                 Ok(registry)
@@ -845,13 +847,7 @@ mod tests {
         let error = soon(builder.clone().join_policy(JoinPolicy::Require(wait)).start()).await.unwrap_err();
         assert!(matches!(&error, StartError::NotJoined { waited, .. } if *waited == wait));
         assert!(error.to_string().contains(&seed.to_string()));
-        // The driver ends on its own thread: bound anew until that works.
-        let patient = async {
-            while !is_free(bind) {
-                tokio::task::yield_now().await;
-            }
-        };
-        soon(patient).await;
+        assert!(is_free(bind));
         for policy in [JoinPolicy::Warn(wait), JoinPolicy::Background] {
             let alone = soon(builder.clone().join_policy(policy).start()).await.unwrap();
             assert_eq!(alone.status(), Status::Joining);

@@ -263,13 +263,20 @@ fn live(
     let end = end.unwrap_or_else(|panic| Err(DriveError::Stopped(StopReason::Panicked(panic_text(&*panic)))));
     match (end, link, started) {
         (Ok(reason) | Err(DriveError::Stopped(reason)), Some(link), _) => {
-            tracing::debug!(target: NODE_LOG, "stopped: {reason}");
+            log_end(&reason);
             link.stopped(reason);
         }
         (Err(error), _, Some(started)) => {
             let _ = started.send(Err(error));
         }
         _ => {}
+    }
+}
+
+fn log_end(reason: &StopReason) {
+    match reason {
+        StopReason::Left | StopReason::Dropped => tracing::debug!(target: NODE_LOG, "stopped: {reason}"),
+        _ => tracing::error!(target: NODE_LOG, "stopped: {reason}"),
     }
 }
 

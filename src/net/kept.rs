@@ -15,7 +15,7 @@ use crate::peer::{EPOCH_MAX, Epoch, NodeId};
 /// The format of the state file that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
-/// Members whose addresses are kept; of more, the first by id.
+/// Members whose addresses are kept; of more, the first ones given.
 pub const PEERS_MAX: usize = 4_096;
 
 /// Bytes of a state file that is read at all; [`PEERS_MAX`] members fit into a tenth of it.
