@@ -40,3 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     shop.leave().await?;
     Ok(())
 }
+
+#[test]
+fn the_example_does_what_it_says() {
+    main().expect("no step of it fails");
+}
