@@ -1,4 +1,32 @@
-//! tidings: a service registry with no central server.
+//! tidings is a service registry with no central server. Every process embeds a member; members gossip (SWIM, on the
+//! [`foca`] crate) what they offer, and each keeps a local, eventually consistent view, from which lookups are
+//! answered without a message.
+//!
+//! A program holds a [`registry::Registry`]. The core behind it, [`node::Node`], is a state machine without clock,
+//! socket or task; the same core runs in the simulator, `tidings-sim`.
+//!
+//! # The house
+//!
+//! A file imports only from its own floor and those below it.
+//!
+//! ```text
+//! floor 0 words    time  peer  record
+//! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
+//!                  table (records)  roster (members)  rumors (news)  timers  counters  view (what readers see)
+//! floor 2 organs   swim (foca)  contact (finding members)  sync (anti-entropy)
+//! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()
+//! floor 4 live     net: socket, quic, tls, driver, kept state                                  feature "net"
+//! floor 5 program  registry (the handle)
+//! floor 7 person   cli, main                                                                   feature "cli"
+//! ```
+//!
+//! Four straight lines lead through it:
+//!
+//! - a datagram: `net::socket` → `net::driver` → `node` → `swim`, `table` → the driver drains the outbox;
+//! - a registration: `registry` → driver → `node` stamps a version, merges it into `table`, tells `rumors`, and sends at
+//!   once → the driver drains;
+//! - a lookup: `registry` → `view`: no await, no channel, no lock;
+//! - a simulated step: the world pops an event → `node` → the link decides each datagram's fate.
 
 pub mod contact;
 pub mod counters;
@@ -8,6 +36,8 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod record;
+#[cfg(feature = "net")]
+pub mod registry;
 pub mod roster;
 pub mod rumors;
 mod swim;
@@ -15,7 +45,11 @@ mod sync;
 pub mod table;
 pub mod time;
 mod timers;
+#[cfg(feature = "net")]
+pub mod view;
 pub mod wire;
 
 pub use peer::{Member, MemberState, NodeId, Peer};
 pub use record::Instance;
+#[cfg(feature = "net")]
+pub use registry::Registry;

@@ -1,5 +1,11 @@
 //! The live world's network: one UDP port, authenticated streams, and the loop that drives a node on them.
 
+mod carry;
+pub mod driver;
+mod hub;
+pub mod kept;
 pub mod quic;
+mod seeds;
 pub mod socket;
+pub mod stats;
 pub mod tls;

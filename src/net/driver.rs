@@ -1,0 +1,679 @@
+//! Runs one node live, on a thread of its own: waits, drains the socket, then judges time. The live world's clock and
+//! randomness are read here and nowhere else. Knows nothing of handles; they send commands and read the link.
+
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::carry::{Answer, Carrier, SeedsKnown};
+use super::hub::Hub;
+use super::kept::{DataDir, KeptError};
+use super::quic::{self, Inbound, StreamLimits, Streams};
+use super::seeds;
+use super::socket::{BindError, Socket};
+use super::stats::Stats;
+use super::tls::{ClusterTls, DEVELOPMENT_KEY, TlsError};
+use crate::effect::{Input, InputError};
+use crate::node::{Config, Node};
+use crate::peer::{NodeId, Peer};
+use crate::record::{Instance, Key};
+use crate::time::Time;
+use crate::view::{Reader, Status, StopReason, View};
+use crate::wire::cluster_tag;
+
+/// After saying goodbye the driver runs on for this long, so that lazy repeats of it go out.
+pub const LEAVE_LINGER: Duration = Duration::from_millis(200);
+
+/// How long leaving waits for the data directory, after the goodbye.
+const LEAVE_KEEP_MAX: Duration = Duration::from_millis(500);
+
+/// Batches taken from the socket before anything else has its turn.
+const BATCHES_PER_TURN: usize = 64;
+
+/// Questions of others that wait for the driver; with more, their streams wait.
+const INBOUND_QUEUE_MAX: usize = 64;
+
+/// The addresses of members are written to the data directory at most this often.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// A withdrawal that the node refuses because changes come too fast is tried again after this time.
+const WITHDRAW_AGAIN: Duration = Duration::from_millis(100);
+
+/// The target of every line that the driver logs.
+pub(crate) const NODE_LOG: &str = "tidings";
+
+/// What a driver is to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) zone: Arc<str>,
+    pub(crate) bind: SocketAddr,
+    /// Port 0 means the port that is bound.
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) join: Vec<String>,
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Why a driver could not start. Nothing is left running or open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// No thread or no runtime could be made.
+    #[error("cannot start the member's thread: {0}")]
+    Thread(io::Error),
+    /// The operating system gives no random bytes.
+    #[error("the operating system gives no random bytes")]
+    Random,
+    /// The address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] KeptError),
+    /// No certificate could be made.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Streams could not be started.
+    #[error(transparent)]
+    Streams(#[from] quic::StartError),
+    /// It stopped while it started.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// What a program asks of its driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Take up an instance for the registration `serial`.
+    Register { serial: u64, instance: Arc<Instance>, done: oneshot::Sender<Result<(), Refusal>> },
+    /// Replace the instance of that id, if the registration `serial` still has it.
+    Update { serial: u64, instance: Arc<Instance>, done: oneshot::Sender<Result<(), Refusal>> },
+    /// Withdraw the instance, if the registration `serial` still has it.
+    Withdraw { serial: u64, key: Key, done: Option<oneshot::Sender<Result<(), Refusal>>> },
+    /// Let the instance stay without its registration, until we leave or it is registered anew.
+    Keep { serial: u64, key: Key },
+    /// Say goodbye and stop.
+    Leave,
+    /// Tell the figures.
+    Stats(oneshot::Sender<Stats>),
+    /// Tell when a time has passed: the program's own runtime may have no timers.
+    After(Duration, oneshot::Sender<()>),
+    /// Die of a bug.
+    #[cfg(test)]
+    Panic,
+}
+
+/// Why a registration was not changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// Another registration of this member has the id.
+    IdInUse,
+    /// The node refuses it.
+    Input(InputError),
+}
+
+/// The one clock: time since the start of a driver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the live world begins here: whoever drives a node tells it the time"
+    )]
+    fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// Never [`Time::ZERO`], which means "never" where a time is kept in a number.
+    pub(crate) fn now(self) -> Time {
+        Time::from_nanos(1) + self.origin.elapsed()
+    }
+
+    fn instant(self, at: Time) -> tokio::time::Instant {
+        (self.origin + at.since(Time::ZERO)).into()
+    }
+}
+
+/// The time in milliseconds since the Unix epoch; 0 before it.
+#[expect(clippy::disallowed_methods, reason = "the live world begins here: only an epoch and a label come of it")]
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What a driver shares with the handles: they read it without asking the driver.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) clock: Clock,
+    pub(crate) name: Arc<str>,
+    pub(crate) local: SocketAddr,
+    pub(crate) reader: Reader,
+    pub(crate) hub: Hub,
+    peer: ArcSwap<Peer>,
+    status: watch::Sender<Status>,
+    /// Numbers registrations, from 1.
+    serials: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn peer(&self) -> Peer {
+        **self.peer.load()
+    }
+
+    pub(crate) fn note_peer(&self, peer: Peer) {
+        if **self.peer.load() != peer {
+            self.peer.store(Arc::new(peer));
+        }
+    }
+
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.serials.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Waits until the status is such.
+    pub(crate) async fn reached(&self, is_such: impl FnMut(&Status) -> bool) -> Status {
+        // The sender is ours, so it is not gone while we wait.
+        self.status().wait_for(is_such).await.map_or_else(|_| self.reader.status(), |status| status.clone())
+    }
+
+    /// Waits until the driver is no more.
+    pub(crate) async fn stop_reason(&self) -> StopReason {
+        match self.reached(|status| matches!(status, Status::Stopped(_))).await {
+            Status::Stopped(reason) => reason,
+            Status::Joining | Status::Ready => StopReason::Dropped,
+        }
+    }
+
+    pub(crate) fn tell_status(&self) {
+        self.status.send_replace(self.reader.status());
+    }
+
+    /// Tells everybody that the driver is no more; called when nothing of it is left.
+    fn stopped(&self, reason: StopReason) {
+        self.reader.stop(reason);
+        self.tell_status();
+        self.hub.close();
+    }
+}
+
+/// Starts a driver on a thread of its own. It runs until it is told to leave, cannot go on, or every sender of
+/// commands is dropped.
+pub(crate) async fn start(plan: Plan) -> Result<(mpsc::UnboundedSender<Command>, Arc<Link>), DriveError> {
+    // Unbounded, because a guard that is dropped must never lose its withdrawal. It holds at most one command for each
+    // guard and each waiting caller.
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let (started, starting) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("tidings {}", plan.name));
+    thread.spawn(move || live(plan, receiver, started)).map_err(DriveError::Thread)?;
+    let link = starting.await.unwrap_or_else(|_| {
+        Err(DriveError::Stopped(StopReason::Panicked(Arc::from("the thread ended without a word"))))
+    })?;
+    Ok((commands, link))
+}
+
+/// The whole life of the thread.
+fn live(
+    plan: Plan,
+    commands: mpsc::UnboundedReceiver<Command>,
+    started: oneshot::Sender<Result<Arc<Link>, DriveError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Fails only when who starts us has gone.
+            let _ = started.send(Err(DriveError::Thread(error)));
+            return;
+        }
+    };
+    let (mut started, mut link, mut keeper) = (Some(started), None, None);
+    // Nothing of a driver that panicked is used again: it is dropped whole, and its readers are told.
+    let end = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let driver = Driver::open(plan, commands).await?;
+            (link, keeper) = (Some(Arc::clone(&driver.link)), driver.keeper.as_ref().map(Keeper::closer));
+            if let Some(started) = started.take() {
+                let _ = started.send(Ok(Arc::clone(&driver.link)));
+            }
+            Ok(driver.run().await)
+        })
+    }));
+    // Not a plain drop: that would wait for name lookups that hang. Then the port is free, as is the data directory.
+    runtime.shutdown_background();
+    if let Some(keeper) = keeper {
+        keeper();
+    }
+    let end = end.unwrap_or_else(|panic| Err(DriveError::Stopped(StopReason::Panicked(panic_text(&*panic)))));
+    match (end, link, started) {
+        (Ok(reason) | Err(DriveError::Stopped(reason)), Some(link), _) => {
+            log_end(&reason);
+            link.stopped(reason);
+        }
+        (Err(error), _, Some(started)) => {
+            let _ = started.send(Err(error));
+        }
+        _ => {}
+    }
+}
+
+fn log_end(reason: &StopReason) {
+    match reason {
+        StopReason::Left | StopReason::Dropped => tracing::debug!(target: NODE_LOG, "stopped: {reason}"),
+        _ => tracing::error!(target: NODE_LOG, "stopped: {reason}"),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> Arc<str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Arc::from(text.unwrap_or("no message"))
+}
+
+/// What ended a wait.
+enum Turn {
+    Readable(io::Result<()>),
+    Asked(Inbound),
+    Answered(Answer),
+    Seeds(Vec<SocketAddr>),
+    Command(Option<Command>),
+    Due,
+}
+
+struct Driver {
+    carrier: Carrier,
+    link: Arc<Link>,
+    socket: Arc<Socket>,
+    inbound: mpsc::Receiver<Inbound>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    seeds: mpsc::Receiver<Vec<SocketAddr>>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    registered: Registered,
+    keeper: Option<Keeper>,
+    /// Set once we said goodbye: when to stop.
+    leaves_at: Option<Time>,
+}
+
+impl Driver {
+    async fn open(plan: Plan, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self, DriveError> {
+        let clock = Clock::start();
+        let socket = Socket::bind(plan.bind)?;
+        let local = socket.local_addr();
+        let tls = ClusterTls::mint(&DEVELOPMENT_KEY, cluster_tag(&plan.cluster))?;
+        let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
+        let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
+
+        let mut config = Config {
+            cluster: plan.cluster,
+            name: plan.name,
+            zone: plan.zone,
+            addr: plan.advertise.map_or(local, |addr| SocketAddr::new(addr.ip(), port_or(addr.port(), local))),
+            id: NodeId(random()?),
+            epoch: unix_ms() / 1_000,
+            nonce: random()?,
+            seed: random()?,
+            seeds: Vec::new(),
+            remembered: Vec::new(),
+        };
+        let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
+        config.seeds = seeds::first(&plan.join, config.addr).await;
+        let (tell_seeds, new_seeds) = mpsc::channel(1);
+        let is_lost = !plan.join.is_empty() && config.seeds.is_empty() && !seeds::is_only(&plan.join, config.addr);
+        let known = if is_lost { SeedsKnown::NotYet } else { SeedsKnown::Yes };
+
+        let node = Node::new(config.clone(), clock.now());
+        let view = View::new();
+        let link = Arc::new(Link {
+            clock,
+            name: Arc::clone(&config.name),
+            local,
+            reader: view.reader(),
+            hub: Hub::new(),
+            peer: ArcSwap::from_pointee(node.peer()),
+            status: watch::Sender::new(Status::Joining),
+            serials: AtomicU64::new(0),
+        });
+        if !plan.join.is_empty() {
+            tokio::spawn(seeds::resolve(plan.join, config.addr, config.seeds, link.status(), tell_seeds));
+        }
+        let (tell_answers, answers) = mpsc::unbounded_channel();
+        let carrier =
+            Carrier::new(node, (Arc::clone(&socket), streams), (view, Arc::clone(&link)), tell_answers, known);
+        let registered = Registered::default();
+        let seeds = new_seeds;
+        Ok(Self { carrier, link, socket, inbound, answers, seeds, commands, registered, keeper, leaves_at: None })
+    }
+
+    /// The loop: waits for anything, then drains the socket, then does what ended the wait, and only then judges time,
+    /// so that an answer which has arrived is never taken for one that is missing.
+    async fn run(mut self) -> StopReason {
+        // What the node refuses it has counted, and the carrier has logged: so it is with all results dropped below.
+        let _ = self.carrier.hand(Input::Wake);
+        loop {
+            let turn = self.wait().await;
+            self.carrier.stats.turns += 1;
+            let stop = self.drain().or_else(|| self.take(turn)).or_else(|| self.judge_time());
+            if let Some(reason) = stop.or_else(|| self.carrier.take_stop()) {
+                self.end(&reason).await;
+                return reason;
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Turn {
+        let due = self.next_due().map(|due| self.link.clock.instant(due));
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Once we said goodbye, handles may go: their channel, closed, would end every wait.
+        let has_handles = self.leaves_at.is_none() || !self.commands.is_closed();
+        tokio::select! {
+            readable = self.socket.readable() => Turn::Readable(readable),
+            Some(inbound) = self.inbound.recv() => Turn::Asked(inbound),
+            Some(answer) = self.answers.recv() => Turn::Answered(answer),
+            Some(seeds) = self.seeds.recv() => Turn::Seeds(seeds),
+            command = self.commands.recv(), if has_handles => Turn::Command(command),
+            () = sleep => Turn::Due,
+        }
+    }
+
+    fn next_due(&self) -> Option<Time> {
+        [self.carrier.next_wake(), self.leaves_at, self.registered.retries_at()].into_iter().flatten().min()
+    }
+
+    fn drain(&mut self) -> Option<StopReason> {
+        let carrier = &mut self.carrier;
+        for _ in 0..BATCHES_PER_TURN {
+            let batch = self.socket.receive(&mut |from, bytes| {
+                let _ = carrier.hand(Input::Datagram { from, bytes });
+            });
+            match batch {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => return Some(StopReason::Socket(error.to_string().into())),
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, turn: Turn) -> Option<StopReason> {
+        match turn {
+            Turn::Readable(Err(error)) => return Some(StopReason::Socket(error.to_string().into())),
+            Turn::Readable(Ok(())) | Turn::Due => {}
+            Turn::Asked(inbound) => self.carrier.asked(inbound),
+            Turn::Answered(answer) => self.carrier.answered(answer),
+            Turn::Seeds(seeds) => self.carrier.seeds(seeds),
+            Turn::Command(Some(command)) => self.obey(command),
+            Turn::Command(None) => return self.leaves_at.is_none().then_some(StopReason::Dropped),
+        }
+        None
+    }
+
+    fn judge_time(&mut self) -> Option<StopReason> {
+        let now = self.link.clock.now();
+        if let Some(due) = self.carrier.next_wake().filter(|due| *due <= now) {
+            self.carrier.stats.note_wake(now.since(due));
+            let _ = self.carrier.hand(Input::Wake);
+        }
+        self.registered.retry(now, &mut self.carrier);
+        if let Some(keeper) = self.keeper.as_mut().filter(|_| self.carrier.members_changed()) {
+            keeper.keep_at(now, &mut self.carrier);
+        }
+        self.leaves_at.is_some_and(|at| at <= now).then_some(StopReason::Left)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Register { serial, instance, done } => {
+                // Fails only when who asked has gone; so it is below.
+                let _ = done.send(self.registered.register(serial, instance, &mut self.carrier));
+            }
+            Command::Update { serial, instance, done } => {
+                let _ = done.send(self.registered.update(serial, instance, &mut self.carrier));
+            }
+            Command::Withdraw { serial, key, done } => {
+                let now = self.link.clock.now();
+                self.registered.withdraw(serial, Withdrawal { key, done }, now, &mut self.carrier);
+            }
+            Command::Keep { serial, key } => self.registered.keep(serial, &key),
+            #[cfg(test)]
+            Command::Panic => panic!("as a test asked for"),
+            Command::Leave => {
+                let _ = self.carrier.hand(Input::Leave);
+                self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);
+            }
+            Command::Stats(done) => {
+                let _ = done.send(self.carrier.stats());
+            }
+            Command::After(span, done) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(span).await;
+                    let _ = done.send(());
+                });
+            }
+        }
+    }
+
+    async fn end(&mut self, reason: &StopReason) {
+        self.carrier.close();
+        if let (StopReason::Left, Some(keeper)) = (reason, self.keeper.take()) {
+            keeper.finish(self.carrier.take_members()).await;
+        }
+    }
+}
+
+fn port_or(port: u16, local: SocketAddr) -> u16 {
+    if port == 0 { local.port() } else { port }
+}
+
+fn random() -> Result<u64, DriveError> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| DriveError::Random)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Which registration has which instance, so that none withdraws or changes what another took up since.
+#[derive(Default, Debug)]
+struct Registered {
+    serials: BTreeMap<Key, u64>,
+    /// Withdrawals that the node refused for now: a withdrawal must not be lost.
+    delayed: VecDeque<Withdrawal>,
+    retry_at: Time,
+}
+
+#[derive(Debug)]
+struct Withdrawal {
+    key: Key,
+    done: Option<oneshot::Sender<Result<(), Refusal>>>,
+}
+
+impl Withdrawal {
+    fn done(self, result: Result<(), InputError>) {
+        if let Some(done) = self.done {
+            // Fails only when who asked has gone.
+            let _ = done.send(result.map_err(Refusal::Input));
+        }
+    }
+}
+
+impl Registered {
+    /// The serial of an instance that no registration has any more; registrations count from 1.
+    const KEPT: u64 = 0;
+
+    fn register(&mut self, serial: u64, instance: Arc<Instance>, carrier: &mut Carrier) -> Result<(), Refusal> {
+        let key = instance.id.clone();
+        if self.serials.get(&key).is_some_and(|serial| *serial != Self::KEPT) {
+            return Err(Refusal::IdInUse);
+        }
+        carrier.hand(Input::Register(instance)).map_err(Refusal::Input)?;
+        for overtaken in self.take_delayed(&key) {
+            overtaken.done(Ok(()));
+        }
+        self.serials.insert(key, serial);
+        Ok(())
+    }
+
+    fn update(&mut self, serial: u64, instance: Arc<Instance>, carrier: &mut Carrier) -> Result<(), Refusal> {
+        if self.serials.get(&instance.id) != Some(&serial) {
+            return Err(Refusal::Input(InputError::UnknownInstance(instance.id.clone())));
+        }
+        carrier.hand(Input::Register(instance)).map_err(Refusal::Input)
+    }
+
+    fn keep(&mut self, serial: u64, key: &Key) {
+        if let Some(held) = self.serials.get_mut(key).filter(|held| **held == serial) {
+            *held = Self::KEPT;
+        }
+    }
+
+    fn withdraw(&mut self, serial: u64, withdrawal: Withdrawal, now: Time, carrier: &mut Carrier) {
+        if self.serials.get(&withdrawal.key) != Some(&serial) {
+            withdrawal.done(Ok(()));
+            return;
+        }
+        self.serials.remove(&withdrawal.key);
+        self.try_withdraw(withdrawal, now, carrier);
+    }
+
+    fn try_withdraw(&mut self, withdrawal: Withdrawal, now: Time, carrier: &mut Carrier) {
+        match carrier.hand(Input::Withdraw(withdrawal.key.clone())) {
+            Err(InputError::TooManyChanges { .. }) => {
+                self.retry_at = now + WITHDRAW_AGAIN;
+                self.delayed.push_back(withdrawal);
+            }
+            result => withdrawal.done(result),
+        }
+    }
+
+    fn retries_at(&self) -> Option<Time> {
+        (!self.delayed.is_empty()).then_some(self.retry_at)
+    }
+
+    fn retry(&mut self, now: Time, carrier: &mut Carrier) {
+        if self.retries_at().is_some_and(|at| at <= now) {
+            for withdrawal in std::mem::take(&mut self.delayed) {
+                self.try_withdraw(withdrawal, now, carrier);
+            }
+        }
+    }
+
+    fn take_delayed(&mut self, key: &Key) -> VecDeque<Withdrawal> {
+        let (taken, left) = std::mem::take(&mut self.delayed).into_iter().partition(|delayed| delayed.key == *key);
+        self.delayed = left;
+        taken
+    }
+}
+
+/// Writes the members' addresses to the data directory, off the driver's thread: a slow disk must not stall it.
+struct Keeper {
+    dir: Arc<Mutex<DataDir>>,
+    tell: watch::Sender<Vec<(NodeId, SocketAddr)>>,
+    task: JoinHandle<()>,
+    kept_at: Option<Time>,
+}
+
+impl Keeper {
+    /// Opens the directory, and puts what it says into `config`.
+    fn open(path: PathBuf, config: &mut Config) -> Result<Self, KeptError> {
+        let (dir, start) = DataDir::open(&path, config.id, unix_ms() / 1_000)?;
+        if let Some(aside) = &start.set_aside {
+            tracing::warn!(target: NODE_LOG, set_aside = %aside.display(),
+                "the state file is corrupt; it was set aside, and this member starts with a new id");
+        }
+        (config.id, config.epoch) = (start.id, start.epoch);
+        config.remembered = start.peers.iter().map(|(_, addr)| *addr).collect();
+        let dir = Arc::new(Mutex::new(dir));
+        let (tell, told) = watch::channel(start.peers);
+        let task = tokio::spawn(keep(Arc::clone(&dir), told));
+        Ok(Self { dir, tell, task, kept_at: None })
+    }
+
+    fn keep_at(&mut self, now: Time, carrier: &mut Carrier) {
+        if self.kept_at.is_some_and(|at| now.since(at) < KEEP_EVERY) {
+            return;
+        }
+        if let Some(members) = carrier.take_members() {
+            self.kept_at = Some(now);
+            self.tell(members);
+        }
+    }
+
+    fn tell(&self, members: Vec<(NodeId, SocketAddr)>) {
+        self.tell.send_if_modified(|told| {
+            let is_new = *told != members;
+            *told = members;
+            is_new
+        });
+    }
+
+    /// Writes what is still unwritten, within a bounded time.
+    async fn finish(self, members: Option<Vec<(NodeId, SocketAddr)>>) {
+        if let Some(members) = members {
+            self.tell(members);
+        }
+        drop(self.tell);
+        if tokio::time::timeout(LEAVE_KEEP_MAX, self.task).await.is_err() {
+            tracing::warn!(target: NODE_LOG, "the data directory is too slow: it may not know the newest members");
+        }
+    }
+
+    /// Unlocks the directory when called, after a write that is under way.
+    fn closer(&self) -> impl FnOnce() + use<> {
+        let dir = Arc::clone(&self.dir);
+        move || dir.lock().unwrap_or_else(PoisonError::into_inner).close()
+    }
+}
+
+/// Writes down every set of members that it is told, or the newest of several; tries again while that fails.
+async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Vec<(NodeId, SocketAddr)>>) {
+    let mut has_failed = false;
+    loop {
+        let more = tokio::select! {
+            changed = told.changed() => changed.is_ok(),
+            () = tokio::time::sleep(KEEP_EVERY), if has_failed => true,
+        };
+        if !more {
+            return;
+        }
+        let members = told.borrow_and_update().clone();
+        let dir = Arc::clone(&dir);
+        let save = move || dir.lock().unwrap_or_else(PoisonError::into_inner).save(&members);
+        let saved = tokio::task::spawn_blocking(save).await;
+        has_failed = !matches!(saved, Ok(Ok(())));
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(target: NODE_LOG, "{error}; trying again in {} s", KEEP_EVERY.as_secs());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_never_says_zero_and_gives_back_what_it_said() {
+        let clock = Clock::start();
+        let now = clock.now();
+        assert!(now > Time::ZERO);
+        assert!(clock.instant(now) >= clock.instant(Time::ZERO));
+    }
+}

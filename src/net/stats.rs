@@ -1,0 +1,148 @@
+//! The figures of a member: of its node, socket, streams, driver and view, in one list.
+
+use std::time::Duration;
+
+use super::driver::NODE_LOG;
+use super::quic::StreamStats;
+use super::socket::{SocketStats, Traffic};
+use crate::counters::Counters;
+use crate::view::Sizes;
+
+/// A wake this much later than it was due is a stall of our own: counted and logged.
+pub const STALL: Duration = Duration::from_millis(250);
+
+/// What a driver has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct DriverStats {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Wakes that came more than [`STALL`] late: this process, or its machine, stood still.
+    pub stalls: u64,
+    /// The longest of these, in milliseconds late.
+    pub stall_longest_ms: u64,
+    /// Datagrams that can never be sent to their address.
+    pub sends_failed: u64,
+    /// Our questions over streams that were refused, because too many were open.
+    pub requests_refused: u64,
+    /// Questions of others that were refused, because too many were open.
+    pub inbound_refused: u64,
+}
+
+impl DriverStats {
+    /// Notes how late a wake came.
+    pub(crate) fn note_wake(&mut self, late: Duration) {
+        if late <= STALL {
+            return;
+        }
+        let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        self.stalls += 1;
+        self.stall_longest_ms = self.stall_longest_ms.max(late_ms);
+        tracing::warn!(target: NODE_LOG, late_ms, "this process stood still: a wake came late");
+    }
+}
+
+/// What a member has counted since its start, and what it holds now.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Of the node.
+    pub node: Counters,
+    /// Of the socket.
+    pub socket: SocketStats,
+    /// Of the streams.
+    pub streams: StreamStats,
+    /// Of the driver.
+    pub driver: DriverStats,
+    /// Of the view.
+    pub view: Sizes,
+}
+
+impl Stats {
+    /// Every figure and its name: the node's as they are called there, the others after what they are of.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.node.each().chain(self.of_socket()).chain(self.of_streams()).chain(self.of_driver_and_view())
+    }
+
+    fn of_socket(&self) -> [(&'static str, u64); 17] {
+        let SocketStats { gossip_sent, gossip_received, quic_sent, quic_received, drops } = self.socket;
+        let (datagrams, bytes) = (|traffic: Traffic| traffic.datagrams, |traffic: Traffic| traffic.bytes);
+        [
+            ("socket_gossip_sent_datagrams", datagrams(gossip_sent)),
+            ("socket_gossip_sent_bytes", bytes(gossip_sent)),
+            ("socket_gossip_received_datagrams", datagrams(gossip_received)),
+            ("socket_gossip_received_bytes", bytes(gossip_received)),
+            ("socket_quic_sent_datagrams", datagrams(quic_sent)),
+            ("socket_quic_sent_bytes", bytes(quic_sent)),
+            ("socket_quic_received_datagrams", datagrams(quic_received)),
+            ("socket_quic_received_bytes", bytes(quic_received)),
+            ("socket_drops_gossip_send_full", drops.gossip_send_full),
+            ("socket_drops_gossip_send_refused", drops.gossip_send_refused),
+            ("socket_drops_gossip_send_invalid", drops.gossip_send_invalid),
+            ("socket_drops_quic_send", drops.quic_send),
+            ("socket_drops_quic_queue_full", drops.quic_queue_full),
+            ("socket_drops_quic_too_large", drops.quic_too_large),
+            ("socket_drops_quic_unserved", drops.quic_unserved),
+            ("socket_drops_empty", drops.empty),
+            ("socket_echoed_errors", drops.echoed_errors),
+        ]
+    }
+
+    fn of_streams(&self) -> [(&'static str, u64); 12] {
+        let streams = &self.streams;
+        [
+            ("streams_outbound_connections", streams.outbound_connections as u64),
+            ("streams_inbound_connections", streams.inbound_connections as u64),
+            ("streams_asks", streams.asks),
+            ("streams_asks_failed", streams.asks_failed),
+            ("streams_asks_repeated", streams.asks_repeated),
+            ("streams_handshakes", streams.handshakes),
+            ("streams_handshakes_failed", streams.handshakes_failed),
+            ("streams_inbound_refused", streams.inbound_refused),
+            ("streams_inbound_failed", streams.inbound_failed),
+            ("streams_evicted", streams.evicted),
+            ("streams_requests", streams.requests),
+            ("streams_requests_refused", streams.requests_refused),
+        ]
+    }
+
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 9] {
+        let (driver, view) = (&self.driver, &self.view);
+        [
+            ("driver_turns", driver.turns),
+            ("driver_stalls", driver.stalls),
+            ("driver_stall_longest_ms", driver.stall_longest_ms),
+            ("driver_sends_failed", driver.sends_failed),
+            ("driver_requests_refused", driver.requests_refused),
+            ("driver_inbound_refused", driver.inbound_refused),
+            ("view_members", view.members as u64),
+            ("view_services", view.services as u64),
+            ("view_instances", view.instances as u64),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn only_a_wake_that_is_much_too_late_is_a_stall() {
+        let mut stats = DriverStats::default();
+        stats.note_wake(STALL);
+        assert_eq!(stats.stalls, 0);
+        stats.note_wake(Duration::from_secs(8));
+        stats.note_wake(Duration::from_secs(1));
+        assert_eq!((stats.stalls, stats.stall_longest_ms), (2, 8_000));
+    }
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own() {
+        let stats = Stats { view: Sizes { members: 3, ..Sizes::default() }, ..Stats::default() };
+        let by_name: BTreeMap<_, _> = stats.each().collect();
+        assert_eq!(by_name.len(), stats.each().count());
+        assert_eq!(by_name["view_members"], 3);
+    }
+}

@@ -1,0 +1,915 @@
+//! The handle that a program holds: start a member, offer instances, look services up, watch, leave.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::effect::{Event, InputError};
+use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
+use crate::peer::{Evidence, Member, NodeId, Peer};
+use crate::record::{Endpoint, Instance, InstanceError, Key, check_name};
+
+pub use crate::net::stats::{DriverStats, Stats};
+pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
+
+/// Join targets that a member may be given.
+pub const JOIN_MAX: usize = 256;
+
+/// How long a start waits to join, unless said otherwise.
+pub const JOIN_WAIT: Duration = Duration::from_secs(30);
+
+/// What a start does while nobody of those to join answers. With nobody to join, every start is at once complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JoinPolicy {
+    /// Wait until joined, and fail after this time; the member is then stopped.
+    Require(Duration),
+    /// Do not wait: joining goes on beside the program.
+    Background,
+    /// Wait until joined, but no longer than this; joining goes on beside the program.
+    Warn(Duration),
+}
+
+impl Default for JoinPolicy {
+    fn default() -> Self {
+        Self::Require(JOIN_WAIT)
+    }
+}
+
+/// A member to be started; see [`Registry::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens until it is started"]
+pub struct Builder {
+    plan: Plan,
+    policy: JoinPolicy,
+}
+
+impl Builder {
+    /// The address of the one UDP port; `127.0.0.1:0` unless given. Port 0 takes a free one.
+    pub fn bind(mut self, addr: SocketAddr) -> Self {
+        self.plan.bind = addr;
+        self
+    }
+
+    /// The address that the others reach that port at, if it is another than the bound one. Port 0 means the bound port.
+    pub fn advertise(mut self, addr: SocketAddr) -> Self {
+        self.plan.advertise = Some(addr);
+        self
+    }
+
+    /// Adds members to join through, each `HOST:PORT`. One that answers is enough. Names are resolved anew at each try;
+    /// the member's own address among them is ignored, so all members may be given the same list.
+    pub fn join(mut self, targets: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.plan.join.extend(targets.into_iter().map(Into::into));
+        self
+    }
+
+    /// Keeps the member's identity and the addresses of the others in this directory, which is made if needed. Without
+    /// one, each start is a new member.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plan.data_dir = Some(path.into());
+        self
+    }
+
+    /// Where the member stands, such as an availability zone.
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.plan.zone = Arc::from(zone);
+        self
+    }
+
+    /// What to do while nobody answers; [`JoinPolicy::Require`] with [`JOIN_WAIT`] unless given.
+    pub fn join_policy(mut self, policy: JoinPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Starts the member on a thread of its own. Works within any async runtime, and needs none of its services.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(self) -> Result<Registry, StartError> {
+        check(&self.plan)?;
+        let join = self.plan.join.clone();
+        let (commands, link) = driver::start(self.plan).await?;
+        let registry = Registry { commands, link };
+        let (wait, is_required) = match self.policy {
+            JoinPolicy::Background => return Ok(registry),
+            JoinPolicy::Require(wait) => (wait, true),
+            JoinPolicy::Warn(wait) => (wait, false),
+        };
+        let is_over = registry.after(wait);
+        tokio::select! {
+            biased;
+            ready = registry.ready() => ready.map(|()| registry).map_err(StartError::Stopped),
+            () = is_over => {
+                if is_required {
+                    let link = Arc::clone(&registry.link);
+                    drop(registry);
+                    link.stop_reason().await;
+                    return Err(StartError::NotJoined { join, waited: wait });
+                }
+                tracing::warn!(target: driver::NODE_LOG, ?join, "nobody to join has answered within {wait:?}; going on");
+                Ok(registry)
+            }
+        }
+    }
+}
+
+/// Checks all that can be checked before anything is touched.
+fn check(plan: &Plan) -> Result<(), StartError> {
+    check_name("cluster name", &plan.cluster)?;
+    check_name("member name", &plan.name)?;
+    if !plan.zone.is_empty() {
+        check_name("zone", &plan.zone)?;
+    }
+    // Until there are keys, whoever reaches the port is a member: so nobody else's machine may.
+    for (what, addr) in [("bind", Some(plan.bind)), ("advertise", plan.advertise)] {
+        if let Some(addr) = addr.filter(|addr| !addr.ip().to_canonical().is_loopback()) {
+            return Err(StartError::NotLoopback { what, addr });
+        }
+    }
+    if plan.join.len() > JOIN_MAX {
+        return Err(StartError::TooManyToJoin { count: plan.join.len(), limit: JOIN_MAX });
+    }
+    for target in &plan.join {
+        target.parse::<Endpoint>().map_err(StartError::Invalid)?;
+    }
+    Ok(())
+}
+
+/// Why a member could not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A name, the zone or a join target breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] InstanceError),
+    /// An address that other machines can reach; without keys, only loopback is accepted.
+    #[error("cannot {what} {addr}: without a cluster key only loopback addresses are accepted")]
+    NotLoopback {
+        /// `bind` or `advertise`.
+        what: &'static str,
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Too many members to join through.
+    #[error("{count} members to join through, the limit is {limit}")]
+    TooManyToJoin {
+        /// How many there are.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The driver could not start: a port in use, a data directory that cannot be used ...
+    #[error(transparent)]
+    Drive(DriveError),
+    /// Nobody to join answered in time.
+    #[error("none of {join:?} has answered within {waited:?}")]
+    NotJoined {
+        /// What was to be joined.
+        join: Vec<String>,
+        /// How long it was waited.
+        waited: Duration,
+    },
+    /// The member stopped while it joined: its name or its id belongs to another live member ...
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+impl From<DriveError> for StartError {
+    fn from(error: DriveError) -> Self {
+        match error {
+            DriveError::Stopped(reason) => Self::Stopped(reason),
+            error => Self::Drive(error),
+        }
+    }
+}
+
+/// A handle to a running member. Clones are handles to the same one.
+///
+/// When the last handle, [`Registration`]s included, is dropped without [`leave`](Self::leave), the member stops at once
+/// and without a word: the others take it for crashed. Its thread ends and its port is freed very soon after.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    commands: mpsc::UnboundedSender<Command>,
+    link: Arc<Link>,
+}
+
+impl Registry {
+    /// A member named `name` of the cluster `cluster`. Names are unique in a cluster.
+    pub fn builder(cluster: &str, name: &str) -> Builder {
+        let plan = Plan {
+            cluster: Arc::from(cluster),
+            name: Arc::from(name),
+            zone: Arc::from(""),
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            join: Vec::new(),
+            data_dir: None,
+        };
+        Builder { plan, policy: JoinPolicy::default() }
+    }
+
+    /// Who this member is now.
+    pub fn peer(&self) -> Peer {
+        self.link.peer()
+    }
+
+    /// Its lasting id.
+    pub fn id(&self) -> NodeId {
+        self.peer().id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.link.name
+    }
+
+    /// The address that its port is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.link.local
+    }
+
+    /// Offers an instance, until its guard is dropped, withdrawn, or the member leaves.
+    ///
+    /// Sets [`Instance::registered_at`], and the id, where it is empty, to `service@member:port`. When this returns,
+    /// the instance is in our own view and on its way to the others. Dropped before, it leaves nothing registered.
+    ///
+    /// # Errors
+    /// See [`RegisterError`]; nothing is registered.
+    pub async fn register(&self, mut instance: Instance) -> Result<Registration, RegisterError> {
+        if instance.id.is_member() {
+            instance.id = Instance::default_id(&instance.service, self.name(), instance.address.port);
+        }
+        instance.registered_at = driver::unix_ms();
+        instance.check().map_err(RegisterError::Invalid)?;
+        let serial = self.link.next_serial();
+        let instance = Arc::new(instance);
+        let (done, result) = oneshot::channel();
+        let command = Command::Register { serial, instance: Arc::clone(&instance), done };
+        self.send(command).map_err(RegisterError::Stopped)?;
+        // Made before the answer is there: a caller that gives up waiting drops it, and that withdraws.
+        let mut guard = Registration { registry: self.clone(), serial, instance, is_armed: true };
+        let result = self.answer(result).await.map_err(RegisterError::Stopped)?;
+        guard.is_armed = result.is_ok();
+        match result {
+            Ok(()) => Ok(guard),
+            Err(Refusal::IdInUse) => Err(RegisterError::IdInUse { id: guard.instance.id.clone() }),
+            Err(Refusal::Input(error)) => Err(RegisterError::Refused(error)),
+        }
+    }
+
+    /// The service, with at least one healthy instance. Takes no lock, allocates nothing and never waits.
+    ///
+    /// While the member is joining, what it already knows is given, and [`LookupError::NotReady`] instead of the
+    /// other errors: the view may just not have it yet.
+    ///
+    /// # Errors
+    /// See [`LookupError`]; every variant means that there is no instance to send traffic to.
+    pub fn lookup(&self, service: &str) -> Result<Arc<Service>, LookupError> {
+        self.link.reader.lookup(service)
+    }
+
+    /// Like [`lookup`](Self::lookup), but only lends the service: see [`Reader::read`].
+    ///
+    /// # Errors
+    /// As for [`lookup`](Self::lookup).
+    pub fn read<R>(&self, service: &str, read: impl FnOnce(&Service) -> R) -> Result<R, LookupError> {
+        self.link.reader.read(service, read)
+    }
+
+    /// Reads the view without keeping the member running.
+    pub fn reader(&self) -> Reader {
+        self.link.reader.clone()
+    }
+
+    /// Every service of which an instance is known, healthy or not, sorted by name.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.link.reader.services()
+    }
+
+    /// Every member, sorted by name, then by id; those that are down too, until they are forgotten.
+    pub fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        self.link.reader.members()
+    }
+
+    /// The changes of a service from now on, known already or not. Does not keep the member running.
+    pub fn watch(&self, service: &str) -> Watch {
+        let news = self.link.hub.watch(service, &self.link.reader);
+        let seen = news.borrow().clone();
+        Watch { link: Arc::clone(&self.link), news: Some(news), seen }
+    }
+
+    /// Every event from now on. Does not keep the member running.
+    pub fn events(&self) -> Events {
+        Events { events: self.link.hub.events() }
+    }
+
+    /// What was counted since the start, and what is held now.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn stats(&self) -> Result<Stats, StopReason> {
+        let (done, stats) = oneshot::channel();
+        self.send(Command::Stats(done))?;
+        self.answer(stats).await
+    }
+
+    /// How far the member is.
+    pub fn status(&self) -> Status {
+        self.link.reader.status()
+    }
+
+    /// Waits until the member has joined: until then its view may lack what others know.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn ready(&self) -> Result<(), StopReason> {
+        match self.link.reached(|status| *status != Status::Joining).await {
+            Status::Stopped(reason) => Err(reason),
+            Status::Joining | Status::Ready => Ok(()),
+        }
+    }
+
+    /// Waits until the member has stopped, and tells why. Then its port is free.
+    pub async fn stopped(&self) -> StopReason {
+        self.link.stop_reason().await
+    }
+
+    /// Says goodbye to everybody and stops: the others drop the member and its instances at once. When this returns,
+    /// the port and the data directory are free; it takes less than a second. All handles are then of a stopped member.
+    ///
+    /// Once begun, the leaving goes on even when nobody waits for it; asked again, this waits for the same end.
+    ///
+    /// # Errors
+    /// The member stopped for another reason, before or meanwhile: the others may not have heard a goodbye.
+    pub async fn leave(&self) -> Result<(), LeaveError> {
+        // A member that has stopped already tells its reason below.
+        let _ = self.send(Command::Leave);
+        match self.stopped().await {
+            StopReason::Left => Ok(()),
+            reason => Err(LeaveError { reason }),
+        }
+    }
+
+    /// How long ago a member was last heard; `None` if it never was.
+    pub fn age(&self, evidence: &Evidence) -> Option<Duration> {
+        evidence.last().map(|at| self.link.clock.now().since(at))
+    }
+
+    fn send(&self, command: Command) -> Result<(), StopReason> {
+        self.commands.send(command).map_err(|_| self.link.reader.stop_reason().unwrap_or(StopReason::Left))
+    }
+
+    /// The driver's answer, or why it stopped instead of giving one.
+    async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StopReason> {
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.stopped().await),
+        }
+    }
+
+    /// Ends when `span` has passed, by the driver's timers; never if the driver stopped.
+    fn after(&self, span: Duration) -> impl Future<Output = ()> + use<> {
+        let (done, is_over) = oneshot::channel();
+        let sent = self.send(Command::After(span, done)).is_ok();
+        async move {
+            if !sent || is_over.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// An instance that this member offers. Dropping it withdraws the instance, without waiting.
+///
+/// It is a handle too: while it lives, the member runs.
+#[derive(Debug)]
+#[must_use = "dropping it withdraws the instance"]
+pub struct Registration {
+    registry: Registry,
+    serial: u64,
+    instance: Arc<Instance>,
+    is_armed: bool,
+}
+
+impl Registration {
+    /// The instance's id.
+    pub fn id(&self) -> &Key {
+        &self.instance.id
+    }
+
+    /// The instance as it is registered.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// Changes the instance; anything but its id. When this returns, the change is on its way. A change that changes
+    /// nothing sends nothing.
+    ///
+    /// # Errors
+    /// See [`UpdateError`]; the instance stays registered as it was.
+    pub async fn update(&mut self, change: impl FnOnce(&mut Instance)) -> Result<(), UpdateError> {
+        let mut after = Instance::clone(&self.instance);
+        change(&mut after);
+        after.registered_at = self.instance.registered_at;
+        if after == *self.instance {
+            return Ok(());
+        }
+        if after.id != self.instance.id {
+            return Err(UpdateError::IdChanged { before: self.instance.id.clone(), after: after.id });
+        }
+        after.check().map_err(UpdateError::Invalid)?;
+        let after = Arc::new(after);
+        let (done, result) = oneshot::channel();
+        let command = Command::Update { serial: self.serial, instance: Arc::clone(&after), done };
+        self.registry.send(command).map_err(UpdateError::Stopped)?;
+        // Set before the answer is there: a caller that gives up waiting has still, most likely, changed it.
+        let before = std::mem::replace(&mut self.instance, after);
+        let result = self.registry.answer(result).await;
+        if !matches!(result, Ok(Ok(()))) {
+            self.instance = before;
+        }
+        result.map_err(UpdateError::Stopped)?.map_err(|refusal| UpdateError::Refused(self.input_error(refusal)))
+    }
+
+    /// Withdraws the instance. When this returns, that is on its way to the others.
+    ///
+    /// # Errors
+    /// See [`WithdrawError`].
+    pub async fn withdraw(mut self) -> Result<(), WithdrawError> {
+        let (done, result) = oneshot::channel();
+        self.is_armed = false;
+        let command = Command::Withdraw { serial: self.serial, key: self.id().clone(), done: Some(done) };
+        self.registry.send(command).map_err(WithdrawError::Stopped)?;
+        let result = self.registry.answer(result).await.map_err(WithdrawError::Stopped)?;
+        result.map_err(|refusal| WithdrawError::Refused(self.input_error(refusal)))
+    }
+
+    /// Lets the instance stay without this guard: until the member leaves, or registers one of the same id.
+    pub fn keep(mut self) {
+        self.is_armed = false;
+        // A member that has stopped keeps nothing.
+        let _ = self.registry.send(Command::Keep { serial: self.serial, key: self.id().clone() });
+    }
+
+    fn input_error(&self, refusal: Refusal) -> InputError {
+        match refusal {
+            Refusal::Input(error) => error,
+            Refusal::IdInUse => InputError::UnknownInstance(self.id().clone()),
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if self.is_armed {
+            // A member that has stopped offers nothing any more.
+            let _ = self.registry.send(Command::Withdraw { serial: self.serial, key: self.id().clone(), done: None });
+        }
+    }
+}
+
+/// The changes of one service: level-triggered, so whoever is slow misses states between, but never the last one.
+#[derive(Debug)]
+pub struct Watch {
+    link: Arc<Link>,
+    /// `None` only while it is dropped.
+    news: Option<watch::Receiver<Arc<Service>>>,
+    seen: Arc<Service>,
+}
+
+impl Watch {
+    /// The service as last told: at the start of the watch, or by [`changed`](Self::changed).
+    pub fn current(&self) -> &Arc<Service> {
+        &self.seen
+    }
+
+    /// Waits until the service differs from [`current`](Self::current), and tells how; may be dropped and called again
+    /// without losing anything.
+    ///
+    /// # Errors
+    /// The member stopped; every change before that has been told.
+    pub async fn changed(&mut self) -> Result<Diff, StopReason> {
+        let Some(news) = &mut self.news else { return Err(self.link.stop_reason().await) };
+        while news.changed().await.is_ok() {
+            let now = Arc::clone(&news.borrow_and_update());
+            let diff = self.seen.diff(&now);
+            self.seen = now;
+            if !diff.is_empty() {
+                return Ok(diff);
+            }
+        }
+        Err(self.link.stop_reason().await)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.news = None;
+        self.link.hub.release(self.seen.name());
+    }
+}
+
+/// Every event of a member, in order.
+#[derive(Debug)]
+pub struct Events {
+    events: broadcast::Receiver<Event>,
+}
+
+impl Events {
+    /// The next event; `None` once the member has stopped. Whoever hears of a change finds it in the view.
+    ///
+    /// # Errors
+    /// This reader was too slow, and lost the oldest events; the next call goes on with those that are left.
+    pub async fn next(&mut self) -> Option<Result<Event, Lagged>> {
+        match self.events.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(broadcast::error::RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// How many events were lost, because their reader was too slow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0} events were lost: the reader is too slow")]
+pub struct Lagged(pub u64);
+
+/// Why an instance was not registered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// A part of it breaks a rule or a limit.
+    #[error(transparent)]
+    Invalid(InstanceError),
+    /// This member offers an instance of that id already.
+    #[error("instance {id} is registered already: update it through its registration, or choose another id")]
+    IdInUse {
+        /// The id.
+        id: Key,
+    },
+    /// The whole is over a limit, or the member has left.
+    #[error(transparent)]
+    Refused(InputError),
+    /// The member stopped.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// Why an instance was not changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// A part of it breaks a rule or a limit.
+    #[error(transparent)]
+    Invalid(InstanceError),
+    /// The id was changed.
+    #[error("the id of instance {before} cannot become {after}: withdraw it and register another")]
+    IdChanged {
+        /// The id.
+        before: Key,
+        /// What it was changed to.
+        after: Key,
+    },
+    /// The whole is over a limit, or the member has left.
+    #[error(transparent)]
+    Refused(InputError),
+    /// The member stopped.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// Why an instance could not be withdrawn.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WithdrawError {
+    /// The member has left: the instance is withdrawn with it.
+    #[error(transparent)]
+    Refused(InputError),
+    /// The member stopped.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// The member stopped without a goodbye, or nobody knows whether with one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no goodbye: {reason}")]
+pub struct LeaveError {
+    /// Why it stopped.
+    pub reason: StopReason,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::net::kept::KeptError;
+    use crate::net::socket::BindError;
+
+    /// Long enough for any machine; what ends here hangs.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, what).await.expect("it should have happened long ago")
+    }
+
+    async fn member(name: &str, join: &[&Registry]) -> Registry {
+        let join = join.iter().map(|seed| seed.local_addr().to_string());
+        soon(Registry::builder("registry-test", name).join(join).start()).await.expect("it starts")
+    }
+
+    fn web(port: u16) -> Instance {
+        Instance::new("web", SocketAddr::from(([127, 0, 0, 1], port))).expect("a valid instance")
+    }
+
+    /// Waits until the service is such.
+    async fn until(watch: &mut Watch, is_such: impl Fn(&Service) -> bool) {
+        while !is_such(watch.current()) {
+            soon(watch.changed()).await.expect("the member runs");
+        }
+    }
+
+    /// An address where nobody listens, and which stays ours to name while the socket lives.
+    fn silent() -> (std::net::UdpSocket, SocketAddr) {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let addr = socket.local_addr().expect("it is bound");
+        (socket, addr)
+    }
+
+    fn is_free(addr: SocketAddr) -> bool {
+        std::net::UdpSocket::bind(addr).is_ok()
+    }
+
+    #[test]
+    fn handles_can_be_sent_and_shared() {
+        fn check<T: Send + Sync + 'static>() {}
+        check::<Registry>();
+        check::<Registration>();
+        check::<Watch>();
+        check::<Events>();
+        check::<StartError>();
+    }
+
+    #[tokio::test]
+    async fn a_member_sees_what_another_registers_changes_and_withdraws() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let mut watch = b.watch("web");
+        assert!(watch.current().all().is_empty());
+        let mut registration = soon(a.register(web(80))).await.unwrap();
+        assert_eq!(registration.id().as_str(), "web@a:80");
+        assert!(registration.instance().registered_at > 0);
+
+        let added = soon(watch.changed()).await.unwrap();
+        assert_eq!((added.added.len(), added.added[0].member.peer.id), (1, a.id()));
+        assert_eq!(b.lookup("web").unwrap().healthy().len(), 1);
+        soon(registration.update(|instance| instance.weight = 7)).await.unwrap();
+        until(&mut watch, |web| web.all()[0].instance.weight == 7).await;
+        soon(registration.withdraw()).await.unwrap();
+        until(&mut watch, |web| web.all().is_empty()).await;
+        assert!(matches!(b.lookup("web"), Err(LookupError::UnknownService { .. })));
+        let names: Vec<_> = b.members().iter().map(|m| m.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let age = b.members().iter().find(|m| m.peer.id == a.id()).and_then(|m| b.age(&m.evidence));
+        assert!(age.expect("b has heard a") < PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn dropping_a_guard_withdraws_and_keeping_does_not() {
+        let a = member("a", &[]).await;
+        let dropped = soon(a.register(web(80))).await.unwrap();
+        let kept = soon(a.register(web(81))).await.unwrap();
+        assert_eq!(a.lookup("web").unwrap().healthy().len(), 2, "an own instance is in the own view at once");
+        kept.keep();
+        drop(dropped);
+        let mut watch = a.watch("web");
+        until(&mut watch, |web| web.all().len() == 1).await;
+        assert_eq!(watch.current().all()[0].instance.id.as_str(), "web@a:81");
+        // An instance without a guard may be taken up by a new one.
+        let again = soon(a.register(web(81).with_weight(3))).await.unwrap();
+        soon(again.withdraw()).await.unwrap();
+        assert!(a.services().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_id_is_registered_once_and_the_second_try_leaves_the_first() {
+        let a = member("a", &[]).await;
+        let first = soon(a.register(web(80))).await.unwrap();
+        let error = soon(a.register(web(80))).await.unwrap_err();
+        assert_eq!(error, RegisterError::IdInUse { id: first.id().clone() });
+        soon(a.stats()).await.unwrap();
+        assert_eq!(a.lookup("web").unwrap().healthy().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_registration_that_nobody_waits_for_leaves_nothing() {
+        let a = member("a", &[]).await;
+        let mut events = a.events();
+        {
+            let mut register = pin!(a.register(web(80)));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(register.as_mut().poll(&mut context).is_pending(), "it waits for the driver");
+        }
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            match soon(events.next()).await {
+                Some(Ok(Event::ServiceUp { .. })) => seen.push("up"),
+                Some(Ok(Event::ServiceDown { .. })) => seen.push("down"),
+                Some(_) => {}
+                None => panic!("the member runs"),
+            }
+        }
+        assert_eq!(seen, ["up", "down"]);
+        assert!(a.services().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_update_may_not_do_changes_nothing() {
+        let a = member("a", &[]).await;
+        let mut registration = soon(a.register(web(80))).await.unwrap();
+        let renamed = soon(registration.update(|instance| instance.id = Key::from("other"))).await;
+        assert!(matches!(renamed, Err(UpdateError::IdChanged { .. })));
+        let invalid = soon(registration.update(|instance| instance.service = Arc::from(""))).await;
+        assert!(matches!(invalid, Err(UpdateError::Invalid(_))));
+        assert_eq!(&*registration.instance().service, "web");
+        assert!(a.lookup("web").is_ok());
+    }
+
+    #[tokio::test]
+    async fn leaving_tells_the_others_and_frees_the_port() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let (mut seen_by_a, mut own) = (a.watch("web"), b.watch("web"));
+        let registration = soon(b.register(web(80))).await.unwrap();
+        until(&mut seen_by_a, |web| web.healthy().len() == 1).await;
+        let mut events = b.events();
+        soon(b.leave()).await.unwrap();
+        assert!(is_free(b.local_addr()));
+        until(&mut seen_by_a, |web| web.all().is_empty()).await;
+
+        assert_eq!(b.status(), Status::Stopped(StopReason::Left));
+        assert_eq!(b.lookup("web").unwrap_err(), LookupError::Stopped(StopReason::Left));
+        assert_eq!(soon(b.register(web(81))).await.unwrap_err(), RegisterError::Stopped(StopReason::Left));
+        assert_eq!(soon(registration.withdraw()).await, Err(WithdrawError::Stopped(StopReason::Left)));
+        assert_eq!(soon(b.stats()).await, Err(StopReason::Left));
+        soon(b.leave()).await.expect("it has left already");
+        while soon(own.changed()).await.is_ok() {}
+        while soon(events.next()).await.is_some() {}
+        assert!(soon(b.watch("web").changed()).await.is_err() && soon(b.events().next()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn dropping_the_last_handle_stops_the_member_without_a_word() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let addr = b.local_addr();
+        let mut of_a = a.watch("web");
+        let mut of_b = b.watch("web");
+        soon(b.register(web(80))).await.unwrap().keep();
+        until(&mut of_a, |web| web.healthy().len() == 1).await;
+        let clone = b.clone();
+        drop(b);
+        assert!(soon(clone.stats()).await.is_ok(), "a clone keeps it running");
+        drop(clone);
+        let stopped = loop {
+            if let Err(reason) = soon(of_b.changed()).await {
+                break reason;
+            }
+        };
+        assert_eq!(stopped, StopReason::Dropped);
+        assert!(is_free(addr));
+        assert_eq!(of_a.current().all().len(), 1, "nobody was told");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_driver_is_seen_by_every_reader() {
+        let a = member("a", &[]).await;
+        let mut watch = a.watch("web");
+        a.send(Command::Panic).unwrap();
+        let StopReason::Panicked(text) = soon(a.stopped()).await else { panic!("another reason") };
+        assert!(text.contains("as a test asked for"));
+        assert!(matches!(a.lookup("web"), Err(LookupError::Stopped(StopReason::Panicked(_)))));
+        assert!(soon(watch.changed()).await.is_err());
+        assert!(soon(a.leave()).await.is_err());
+        assert!(is_free(a.local_addr()));
+    }
+
+    #[tokio::test]
+    async fn a_slow_watch_misses_states_but_not_the_last() {
+        let a = member("a", &[]).await;
+        let mut registration = soon(a.register(web(80))).await.unwrap();
+        let mut watch = a.watch("web");
+        for weight in 2..=9 {
+            soon(registration.update(|instance| instance.weight = weight)).await.unwrap();
+        }
+        let diff = soon(watch.changed()).await.unwrap();
+        assert_eq!(diff.changed.len(), 1);
+        assert_eq!((diff.changed[0].0.instance.weight, diff.changed[0].1.instance.weight), (1, 9));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_nobody_watches_any_more_is_forgotten() {
+        let a = member("a", &[]).await;
+        let (one, two) = (a.watch("web"), a.watch("web"));
+        drop(one);
+        assert_eq!(a.link.hub.watched(), 1);
+        drop(two);
+        assert_eq!(a.link.hub.watched(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_hears_of_an_event_finds_it_in_the_view() {
+        let a = member("a", &[]).await;
+        let mut events = a.events();
+        let _registration = soon(a.register(web(80))).await.unwrap();
+        loop {
+            let event = soon(events.next()).await.expect("it runs").expect("one event is not too many");
+            if let Event::ServiceUp { instance, .. } = event {
+                assert_eq!(a.lookup(&instance.service).unwrap().healthy()[0].instance, instance);
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_must_join_fails_when_nobody_answers_and_frees_the_port() {
+        let (_silent, seed) = silent();
+        let (taken, bind) = silent();
+        drop(taken);
+        let wait = Duration::from_millis(100);
+        let builder = Registry::builder("registry-test", "a").bind(bind).join([seed.to_string()]);
+        let error = soon(builder.clone().join_policy(JoinPolicy::Require(wait)).start()).await.unwrap_err();
+        assert!(matches!(&error, StartError::NotJoined { waited, .. } if *waited == wait));
+        assert!(error.to_string().contains(&seed.to_string()));
+        assert!(is_free(bind));
+        for policy in [JoinPolicy::Warn(wait), JoinPolicy::Background] {
+            let alone = soon(builder.clone().join_policy(policy).start()).await.unwrap();
+            assert_eq!(alone.status(), Status::Joining);
+            assert_eq!(alone.lookup("web").unwrap_err(), LookupError::NotReady);
+            soon(alone.leave()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_resolved_does_not_make_a_member_the_first() {
+        let builder = Registry::builder("registry-test", "a").join(["no-such-host.invalid:7000"]);
+        let lost = soon(builder.join_policy(JoinPolicy::Warn(Duration::from_millis(200))).start()).await.unwrap();
+        assert_eq!(lost.status(), Status::Joining);
+        // Whoever joins it ends its loneliness.
+        let _b = member("b", &[&lost]).await;
+        soon(lost.ready()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_start_names_what_is_wrong() {
+        let error = async |builder: Builder| soon(builder.start()).await.expect_err("it must not start").to_string();
+        let a = member("a", &[]).await;
+        let free = || Registry::builder("registry-test", "b");
+        assert!(error(free().bind(a.local_addr())).await.contains(&a.local_addr().to_string()));
+        assert!(error(free().bind("0.0.0.0:0".parse().unwrap())).await.contains("0.0.0.0:0"));
+        assert!(error(free().advertise("192.0.2.1:7".parse().unwrap())).await.contains("192.0.2.1:7"));
+        assert!(error(free().join(["nowhere"])).await.contains("nowhere"));
+        assert!(error(free().join(vec!["127.0.0.1:1"; JOIN_MAX + 1])).await.contains("257"));
+        assert!(error(Registry::builder("", "b")).await.contains("cluster name"));
+        assert!(error(Registry::builder("c", "b\n")).await.contains("member name"));
+        assert!(error(Registry::builder("c", &"b".repeat(200))).await.contains("200"));
+        let taken = soon(free().bind(a.local_addr()).start()).await.unwrap_err();
+        assert!(matches!(taken, StartError::Drive(DriveError::Bind(BindError::InUse { .. }))));
+    }
+
+    #[tokio::test]
+    async fn a_data_directory_makes_a_restart_the_same_member() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let start = async || soon(Registry::builder("registry-test", "a").data_dir(dir.path()).start()).await;
+        let first = start().await.unwrap();
+        let b = member("b", &[&first]).await;
+        let (id, epoch) = (first.id(), first.peer().epoch());
+        let in_use = start().await.unwrap_err();
+        assert!(matches!(in_use, StartError::Drive(DriveError::DataDir(KeptError::InUse { .. }))));
+        soon(first.leave()).await.unwrap();
+        let kept = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(kept.contains(&b.local_addr().to_string()), "leaving writes down who was known: {kept}");
+        let second = start().await.unwrap();
+        assert_eq!(second.id(), id);
+        assert!(second.peer().epoch() > epoch);
+        // A crash gives the directory free too.
+        let mut watch = second.watch("web");
+        drop(second);
+        assert_eq!(soon(watch.changed()).await.unwrap_err(), StopReason::Dropped);
+        assert_eq!(start().await.unwrap().id(), id);
+    }
+
+    #[tokio::test]
+    async fn two_clusters_live_in_one_process() {
+        let a = member("a", &[]).await;
+        let other = soon(Registry::builder("another", "a").start()).await.unwrap();
+        let _web = soon(a.register(web(80))).await.unwrap();
+        assert_eq!((a.services().len(), other.services().len()), (1, 0));
+    }
+}
