@@ -203,15 +203,13 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         _ = signals.next() => {}
         () = output.closed() => {}
     }
-    tokio::select! {
-        left = tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()) => match left {
-            Ok(left) => left.map_err(|e| Failure::caused(Exit::Failed, &e)),
-            Err(_) => {
-                let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
-                Err(Failure::new(Exit::Failed, message))
-            }
-        },
-        signal = signals.next() => signal.exit_now(),
+    signals.exit_at_next();
+    match tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()).await {
+        Ok(left) => left.map_err(|e| Failure::caused(Exit::Failed, &e)),
+        Err(_) => {
+            let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
+            Err(Failure::new(Exit::Failed, message))
+        }
     }
 }
 

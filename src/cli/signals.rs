@@ -19,8 +19,15 @@ impl Signal {
     const TERMINATE: Self = Self(143);
 
     /// Ends the process here, without a word to anybody.
-    pub(super) fn exit_now(self) -> ! {
+    fn exit_now(self) -> ! {
         std::process::exit(self.0)
+    }
+}
+
+impl Signals {
+    /// From now on a signal ends the process at once, whatever it is still waiting for.
+    pub(super) fn exit_at_next(mut self) {
+        tokio::spawn(async move { self.next().await.exit_now() });
     }
 }
 
