@@ -323,3 +323,117 @@ fn a_table_into_a_pipe_is_lines_without_colour() {
     assert!(lines[1].contains("member_up       a 127.0.0.1:"), "{lines:?}");
     assert!(lines[2].contains("service_up      web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
 }
+
+/// How long it is asked again for a view that is not yet as wanted: each time answers at once, so this is generous.
+const LOOKS_MAX: usize = 100_000;
+
+/// Asks for the view until it is as wanted; the members in it by name and state, the instances by member and id.
+fn view_until(node: &mut Node, is_wanted: impl Fn(&[(String, String)], &[(String, String)]) -> bool) {
+    let pairs = |list: &[&Value], a: &str, b: &dyn Fn(&Value) -> Value| -> Vec<(String, String)> {
+        list.iter().map(|v| (v[a].as_str().unwrap().to_owned(), b(v).as_str().unwrap().to_owned())).collect()
+    };
+    for _ in 0..LOOKS_MAX {
+        let view = node.ask("view", "view");
+        let members: Vec<&Value> = view["members"].as_array().unwrap().iter().collect();
+        let services = view["services"].as_array().unwrap();
+        let instances: Vec<&Value> = services.iter().flat_map(|s| s["instances"].as_array().unwrap()).collect();
+        let members = pairs(&members, "member", &|v| v["state"].clone());
+        let instances = pairs(&instances, "member", &|v| v["record"]["id"].clone());
+        if is_wanted(&members, &instances) {
+            return;
+        }
+    }
+    panic!("the view did not become as wanted");
+}
+
+#[test]
+fn two_nodes_see_each_other_and_each_change() {
+    let mut a = Node::start(&node("a", &["--service", "name=web,addr=127.0.0.1:80,id=web-a"]));
+    let seed = a.addr.clone();
+    let mut b = Node::start(&node("b", &["--join", &seed, "--service", "name=web,addr=127.0.0.1:81,id=web-b"]));
+
+    let up = a.until("member_up", |line| line["member"] == "b");
+    assert_eq!(up["addr"], b.addr.as_str());
+    let up = a.until("service_up", |line| line["instance"] == "web-b");
+    assert_eq!((&up["member"], &up["record"]["address"]["port"]), (&"b".into(), &81.into()));
+    // The late one knows what was there before it.
+    b.until("service_up", |line| line["instance"] == "web-a");
+    let members = [("a", "reachable"), ("b", "reachable")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let instances = [("a", "web-a"), ("b", "web-b")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    for node in [&mut a, &mut b] {
+        view_until(node, |m, i| m == members && i == instances);
+    }
+
+    b.ask("update web-b tag=v2 weight=7", "updated");
+    let changed = a.until("service_changed", |line| line["instance"] == "web-b");
+    assert_eq!((&changed["record"]["tags"][0], &changed["record"]["weight"]), (&"v2".into(), &7.into()));
+    b.ask("withdraw web-b", "withdrawn");
+    let down = a.until("service_down", |line| line["instance"] == "web-b");
+    assert_eq!(down["reason"], "withdrawn");
+    b.ask("register name=api,addr=127.0.0.1:82", "registered");
+    a.until("service_up", |line| line["instance"] == "api@b:82");
+
+    b.ask("leave", "left");
+    assert_eq!(b.end().code(), Some(0));
+    // Which of the two comes first is not promised.
+    let mut said = Vec::new();
+    while said.len() < 2 {
+        let line: Value = serde_json::from_str(&a.lines.recv_timeout(PATIENCE).unwrap()).unwrap();
+        assert_eq!(line["member"], "b", "{line}");
+        said.push((line["event"].as_str().unwrap().to_owned(), line["reason"].as_str().map(str::to_owned)));
+    }
+    said.sort();
+    let expected = [("member_left", None), ("service_down", Some("member_left"))];
+    assert_eq!(said, expected.map(|(event, reason)| (event.to_owned(), reason.map(str::to_owned))));
+    view_until(&mut a, |members, instances| members.len() == 1 && instances.len() == 1);
+}
+
+#[test]
+fn a_signal_is_a_goodbye() {
+    let a = Node::start(&node("a", &[]));
+    let seed = a.addr.clone();
+    let mut b = Node::start(&node("b", &["--join", &seed, "--service", "name=web,addr=127.0.0.1:81"]));
+    a.until("service_up", |line| line["member"] == "b");
+    signal("TERM", b.child.as_ref().unwrap().id());
+    assert_eq!(b.end().code(), Some(0));
+    a.until("member_left", |line| line["member"] == "b");
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_with_code_7() {
+    let a = Node::start(&node("a", &[]));
+    let (code, stdout, stderr) = run(&node("a", &["--join", &a.addr]));
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("\"a\"") && stderr.contains(&a.addr), "{stderr}");
+    assert!(stdout.contains(r#""event":"error""#), "{stdout}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let a = Node::start(&node("a", &[]));
+    let mut arguments = node("b", &[]);
+    arguments[6] = &a.addr;
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&a.addr), "{stderr}");
+}
+
+#[test]
+fn another_clusters_member_is_not_joined_and_both_say_why() {
+    let a = Node::start(&node("a", &[]));
+    let mut arguments = node("b", &["--join", &a.addr, "--join-timeout", "2s"]);
+    arguments[4] = "other";
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, Some(6), "{stderr}");
+    let error = a.until("error", |_| true);
+    assert!(error["reason"].as_str().unwrap().contains("another cluster"), "{error}");
+}
+
+#[test]
+fn the_demo_ends_well() {
+    let (code, stdout, stderr) = run(&["demo"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for step in ["started", "offers", "tags", "noticed", "leaves", "joins late", "done in"] {
+        assert!(stdout.contains(step), "{stdout}");
+    }
+}
