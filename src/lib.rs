@@ -17,7 +17,7 @@
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()
 //! floor 4 live     net: socket, quic, tls, driver, kept state                                  feature "net"
 //! floor 5 program  registry (the handle)
-//! floor 7 person   cli, main                                                                   feature "cli"
+//! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!
 //! Four straight lines lead through it:

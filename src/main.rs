@@ -1,3 +1,11 @@
-//! The `tidings` command.
+//! The `tidings` command: parses its arguments, runs, and turns the result into an exit code.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse()).into()
+}

@@ -1,0 +1,276 @@
+//! Commands on standard input, one a line: reads and executes them. Answers are JSON lines.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read as _};
+use std::sync::Arc;
+
+use tidings::record::{Instance, Key};
+use tidings::registry::{Registration, Registry};
+use tokio::sync::mpsc;
+
+use super::exit::chain;
+use super::jsonl::{self, Me};
+use super::spec::{self, SpecError, Update};
+use super::view::Shown;
+
+/// Bytes of a line; a whole record with every comma escaped fits.
+const LINE_BYTES_MAX: usize = 128 * 1024;
+
+/// Lines read ahead while one is executed; whoever writes more waits in the pipe.
+const LINES_WAITING_MAX: usize = 64;
+
+const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats"];
+
+/// A command, read and understood.
+#[derive(Debug)]
+enum Command {
+    Register(Box<Instance>),
+    Update { id: String, update: Update },
+    Withdraw { id: String },
+    Leave,
+    View,
+    Stats,
+}
+
+/// Why a line is not executed, or its command failed. The instances are as they were.
+#[derive(Debug, thiserror::Error)]
+enum ControlError {
+    #[error("the line has more than {LINE_BYTES_MAX} bytes, which is the limit; it was dropped")]
+    LineTooLong,
+    #[error("the line is not UTF-8; it was dropped")]
+    NotText,
+    #[error("unknown command {word:?}{suggestion}; allowed: {}", COMMANDS.join(", "))]
+    Unknown { word: String, suggestion: String },
+    #[error("{command} takes {takes}")]
+    Arguments { command: &'static str, takes: &'static str },
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("instance {id:?} is already registered here; update it, or withdraw it first")]
+    Registered { id: String },
+    #[error("no instance {id:?} is registered here; registered are: {known}")]
+    NoInstance { id: String, known: String },
+    #[error("{0}")]
+    Registry(String),
+}
+
+/// A line as it came, or why it could not be read.
+#[derive(Debug)]
+pub(super) struct Line(Result<String, ControlError>);
+
+/// Whether the node goes on after a command.
+#[derive(Debug)]
+pub(super) enum Next {
+    Go,
+    Left,
+}
+
+/// Reads lines from standard input on a thread of its own, which ends with the process: a read cannot be interrupted.
+pub(super) fn read_stdin() -> mpsc::Receiver<Line> {
+    let (lines, waiting) = mpsc::channel(LINES_WAITING_MAX);
+    std::thread::spawn(move || {
+        let mut stdin = BufReader::new(std::io::stdin());
+        while let Ok(Some(line)) = read_line(&mut stdin) {
+            if lines.blocking_send(Line(line)).is_err() {
+                break;
+            }
+        }
+    });
+    waiting
+}
+
+/// The next line without its end; `None` at the end of the input.
+fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Result<String, ControlError>>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    if input.by_ref().take(limit + 1).read_until(b'\n', &mut bytes)? == 0 {
+        return Ok(None);
+    }
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    } else if bytes.len() > LINE_BYTES_MAX {
+        input.skip_until(b'\n')?;
+        return Ok(Some(Err(ControlError::LineTooLong)));
+    }
+    Ok(Some(String::from_utf8(bytes).map_err(|_| ControlError::NotText)))
+}
+
+/// The instances that were registered through this process, by id.
+#[derive(Debug)]
+pub(super) struct Control<'a> {
+    registry: &'a Registry,
+    me: &'a Me,
+    registrations: BTreeMap<Key, Registration>,
+}
+
+impl<'a> Control<'a> {
+    pub(super) fn new(registry: &'a Registry, me: &'a Me) -> Self {
+        Self { registry, me, registrations: BTreeMap::new() }
+    }
+
+    /// Registers an instance that was given on the command line.
+    pub(super) async fn register_first(&mut self, instance: Instance) -> Result<(), String> {
+        self.register(instance).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Executes a line. Gives the answer, which is a line too; none for an empty line.
+    pub(super) async fn execute(&mut self, line: Line) -> (Option<String>, Next) {
+        let line = match line.0 {
+            Ok(line) => line,
+            Err(error) => return (Some(jsonl::error(None, &error.to_string())), Next::Go),
+        };
+        let line = line.trim();
+        if line.is_empty() {
+            return (None, Next::Go);
+        }
+        match self.try_execute(line).await {
+            Ok((answer, next)) => (Some(answer), next),
+            Err(error) => {
+                let (word, _) = split_word(line);
+                let known = COMMANDS.iter().find(|command| **command == word);
+                (Some(jsonl::error(known.copied(), &error.to_string())), Next::Go)
+            }
+        }
+    }
+
+    async fn try_execute(&mut self, line: &str) -> Result<(String, Next), ControlError> {
+        let answer = match Command::parse(line)? {
+            Command::Register(instance) => {
+                let instance = self.register(*instance).await?;
+                jsonl::answer("registered", &instance.service, instance.id.as_str())
+            }
+            Command::Update { id, update } => self.update(&id, &update).await?,
+            Command::Withdraw { id } => {
+                let key = self.known(&id)?;
+                let registration = self.registrations.remove(&key).expect("known a line ago");
+                let service = Arc::clone(&registration.instance().service);
+                registration.withdraw().await.map_err(|e| ControlError::Registry(chain(&e)))?;
+                jsonl::answer("withdrawn", &service, &id)
+            }
+            Command::Leave => {
+                self.registry.leave().await.map_err(|e| ControlError::Registry(chain(&e)))?;
+                return Ok((jsonl::left(self.me), Next::Left));
+            }
+            Command::View => jsonl::view(&Shown::of(self.registry, &self.me.cluster)),
+            Command::Stats => {
+                let stats = self.registry.stats().await.map_err(|e| ControlError::Registry(chain(&e)))?;
+                jsonl::stats(stats.each())
+            }
+        };
+        Ok((answer, Next::Go))
+    }
+
+    async fn register(&mut self, mut instance: Instance) -> Result<Arc<Instance>, ControlError> {
+        if instance.id.is_member() {
+            instance.id = Instance::default_id(&instance.service, &self.me.name, instance.address.port);
+        }
+        // A second guard of one id would withdraw what the first one keeps.
+        if self.registrations.contains_key(&instance.id) {
+            return Err(ControlError::Registered { id: instance.id.to_string() });
+        }
+        let registration = self.registry.register(instance).await.map_err(|e| ControlError::Registry(chain(&e)))?;
+        let instance = Arc::clone(registration.instance());
+        self.registrations.insert(instance.id.clone(), registration);
+        Ok(instance)
+    }
+
+    async fn update(&mut self, id: &str, update: &Update) -> Result<String, ControlError> {
+        let key = self.known(id)?;
+        let registration = self.registrations.get_mut(&key).expect("known a line ago");
+        let after = update.apply(registration.instance())?;
+        let service = Arc::clone(&after.service);
+        registration.update(|instance| *instance = after).await.map_err(|e| ControlError::Registry(chain(&e)))?;
+        Ok(jsonl::answer("updated", &service, id))
+    }
+
+    fn known(&self, id: &str) -> Result<Key, ControlError> {
+        const NAMED_MAX: usize = 8;
+        let key = Key::from(id);
+        if self.registrations.contains_key(&key) {
+            return Ok(key);
+        }
+        let mut known: Vec<_> = self.registrations.keys().take(NAMED_MAX).map(Key::as_str).collect();
+        match self.registrations.len() {
+            0 => known.push("none"),
+            1..=NAMED_MAX => {}
+            _ => known.push("..."),
+        }
+        Err(ControlError::NoInstance { id: id.chars().take(64).collect(), known: known.join(", ") })
+    }
+}
+
+impl Command {
+    fn parse(line: &str) -> Result<Self, ControlError> {
+        let (word, rest) = split_word(line);
+        let alone = |command, wanted| {
+            if rest.is_empty() { Ok(wanted) } else { Err(ControlError::Arguments { command, takes: "no argument" }) }
+        };
+        match word {
+            "register" if rest.is_empty() => {
+                Err(ControlError::Arguments { command: "register", takes: "a SPEC, as --service does" })
+            }
+            "register" => Ok(Self::Register(Box::new(spec::parse_instance(rest)?))),
+            "update" if rest.is_empty() => {
+                Err(ControlError::Arguments { command: "update", takes: "INSTANCE key=value ..." })
+            }
+            "update" => Update::parse(rest).map(|(id, update)| Self::Update { id, update }).map_err(Into::into),
+            "withdraw" if rest.is_empty() => Err(ControlError::Arguments { command: "withdraw", takes: "an INSTANCE" }),
+            "withdraw" => Ok(Self::Withdraw { id: rest.to_owned() }),
+            "leave" => alone("leave", Self::Leave),
+            "view" => alone("view", Self::View),
+            "stats" => alone("stats", Self::Stats),
+            _ => {
+                let nearest = spec::nearest(word, COMMANDS.iter().copied());
+                let suggestion = nearest.map(|known| format!(", did you mean {known}?")).unwrap_or_default();
+                Err(ControlError::Unknown { word: word.chars().take(64).collect(), suggestion })
+            }
+        }
+    }
+}
+
+fn split_word(line: &str) -> (&str, &str) {
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (word, rest.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(mut input: &[u8]) -> Vec<Result<String, String>> {
+        let next = || read_line(&mut input).unwrap().map(|line| line.map_err(|e| e.to_string()));
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn a_line_at_the_limit_is_read_and_a_longer_one_is_dropped_whole() {
+        let fits = "x".repeat(LINE_BYTES_MAX);
+        let input = format!("{fits}\n{fits}x\n{fits}{fits}{fits}\nview\n{fits}");
+        let read = lines(input.as_bytes());
+        assert_eq!(read.len(), 5);
+        assert_eq!(read[0], Ok(fits.clone()));
+        for line in &read[1..3] {
+            assert!(line.as_ref().unwrap_err().contains("131072 bytes"));
+        }
+        assert_eq!(read[3], Ok("view".to_owned()));
+        assert_eq!(read[4], Ok(fits), "the last line may have no end");
+    }
+
+    #[test]
+    fn a_line_that_is_not_text_costs_only_itself() {
+        let read = lines(b"\xff\xfe\nstats\n\nx");
+        assert!(read[0].as_ref().unwrap_err().contains("UTF-8"));
+        assert_eq!(read[1..], [Ok("stats".to_owned()), Ok(String::new()), Ok("x".to_owned())]);
+    }
+
+    #[test]
+    fn an_unknown_command_is_told_what_is_allowed() {
+        let refusal = |line: &str| Command::parse(line).expect_err(line).to_string();
+        assert!(refusal("regsiter name=web").contains("did you mean register?"));
+        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats"));
+        assert!(refusal("leave now").contains("leave takes no argument"));
+        assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));
+        assert!(refusal("register").contains("register takes a SPEC"));
+        assert!(refusal("update").contains("INSTANCE key=value"));
+        assert!(refusal("register name=web").contains("addr is missing"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Exit codes, and which failure has which.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use tidings::registry::StartError;
+use tidings::view::StopReason;
+
+pub(super) const HELP: &str = "\
+Exit codes:
+  0  success; also: left on SIGTERM or SIGINT, or nobody reads the output any more
+  1  failed, for a reason that no other code has
+  2  usage: an argument is missing or wrong
+  6  timeout: nobody answered the join in time
+  7  refused: by the cluster (the name or id belongs to another live member),
+     or because the address is not a loopback address
+  130, 143  ended at once by a second SIGINT or SIGTERM
+
+Every option can also be given by the environment variable that its help names.
+Logs go to standard error; RUST_LOG sets their level (default: warn).";
+
+/// How the process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    /// What was asked for happened.
+    Success,
+    /// It did not, for a reason that has no code of its own.
+    Failed,
+    /// The arguments are wrong; clap ends with the same code.
+    Usage,
+    /// Nobody answered in time.
+    Timeout,
+    /// Others, or a safety rule, refused.
+    Refused,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Timeout => 6,
+            Exit::Refused => 7,
+        })
+    }
+}
+
+/// Why the process ends without success.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// With the whole chain of causes in one line.
+    pub(super) fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
+        Self { exit, message: chain(error) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Invalid(_) | StartError::TooManyToJoin { .. } => Exit::Usage,
+            StartError::NotJoined { .. } => Exit::Timeout,
+            StartError::NotLoopback { .. } | StartError::Stopped(StopReason::Fatal(_)) => Exit::Refused,
+            _ => Exit::Failed,
+        };
+        Self::caused(exit, &error)
+    }
+}
+
+impl From<StopReason> for Failure {
+    fn from(reason: StopReason) -> Self {
+        let exit = if matches!(reason, StopReason::Fatal(_)) { Exit::Refused } else { Exit::Failed };
+        Self::caused(exit, &reason)
+    }
+}
+
+/// An error and its causes in one line, each cause once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        // Many errors already have their cause in their own message.
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}

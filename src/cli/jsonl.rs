@@ -1,0 +1,199 @@
+//! Lines for programs: one JSON object each, with `ts` and `event`. The README documents every field.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tidings::effect::GoneReason;
+use tidings::peer::{Member, Peer};
+use tidings::record::Instance;
+
+use super::changes::{Change, Offer};
+use super::view::Shown;
+
+/// Raised when a field changes its meaning or goes away; new fields and events do not raise it.
+const SCHEMA: u32 = 1;
+
+/// Who prints, for `ready`.
+#[derive(Debug)]
+pub(super) struct Me {
+    pub(super) cluster: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) peer: Peer,
+}
+
+#[derive(Default, Debug, Serialize)]
+struct Line<'a> {
+    ts: String,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<BTreeMap<String, u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<&'a Instance>,
+}
+
+impl<'a> Line<'a> {
+    fn new(event: &'static str) -> Self {
+        Self { ts: now(), event, ..Self::default() }
+    }
+
+    fn member(event: &'static str, member: &'a Member) -> Self {
+        Self {
+            member: Some(&member.name),
+            member_id: Some(member.peer.id.to_string()),
+            addr: Some(member.peer.addr.to_string()),
+            zone: Some(&*member.zone).filter(|zone| !zone.is_empty()),
+            ..Self::new(event)
+        }
+    }
+
+    fn offer(event: &'static str, offer: &'a Offer) -> Self {
+        Self {
+            member: Some(&offer.member),
+            member_id: Some(offer.member_id.to_string()),
+            service: Some(&offer.instance.service),
+            instance: Some(offer.instance.id.as_str()),
+            record: Some(&offer.instance),
+            ..Self::new(event)
+        }
+    }
+
+    fn text(&self) -> String {
+        text(self)
+    }
+}
+
+/// The line of a change.
+pub(super) fn change(me: &Me, change: &Change) -> String {
+    match change {
+        Change::Ready => Line {
+            schema: Some(SCHEMA),
+            cluster: Some(&me.cluster),
+            member: Some(&me.name),
+            member_id: Some(me.peer.id.to_string()),
+            addr: Some(me.peer.addr.to_string()),
+            ..Line::new("ready")
+        },
+        Change::MemberUp(member) => Line::member("member_up", member),
+        Change::MemberDown { member, reason } => {
+            Line { reason: reason.map(GoneReason::as_str), ..Line::member("member_down", member) }
+        }
+        Change::MemberLeft(member) => Line::member("member_left", member),
+        Change::ServiceUp(offer) => Line::offer("service_up", offer),
+        Change::ServiceChanged(offer) => Line::offer("service_changed", offer),
+        Change::ServiceDown { offer, reason } => {
+            Line { reason: Some(reason.as_str()), ..Line::offer("service_down", offer) }
+        }
+        Change::Error { reason } => Line { reason: Some(reason), ..Line::new("error") },
+    }
+    .text()
+}
+
+/// The answer `registered`, `updated` or `withdrawn`.
+pub(super) fn answer(event: &'static str, service: &str, instance: &str) -> String {
+    Line { service: Some(service), instance: Some(instance), ..Line::new(event) }.text()
+}
+
+/// The answer to `leave`.
+pub(super) fn left(me: &Me) -> String {
+    Line { member: Some(&me.name), member_id: Some(me.peer.id.to_string()), ..Line::new("left") }.text()
+}
+
+/// The answer to `stats`.
+pub(super) fn stats<'a>(each: impl Iterator<Item = (&'a str, u64)>) -> String {
+    Line { stats: Some(each.map(|(name, n)| (name.to_owned(), n)).collect()), ..Line::new("stats") }.text()
+}
+
+/// An error; `command` if it answers one.
+pub(super) fn error(command: Option<&str>, reason: &str) -> String {
+    Line { command, reason: Some(reason), ..Line::new("error") }.text()
+}
+
+/// The answer to `view`.
+pub(super) fn view(shown: &Shown) -> String {
+    #[derive(Serialize)]
+    struct View<'a> {
+        ts: String,
+        event: &'static str,
+        #[serde(flatten)]
+        shown: &'a Shown,
+    }
+    text(&View { ts: now(), event: "view", shown })
+}
+
+/// Now, in UTC, to the microsecond.
+pub(super) fn now() -> String {
+    format!("{:.6}", Timestamp::now())
+}
+
+fn text(line: &impl Serialize) -> String {
+    serde_json::to_string(line).expect("keys are text, and nothing in a line can fail to serialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tidings::peer::{Generation, NodeId};
+
+    use super::*;
+
+    fn without_ts(line: &str) -> String {
+        let (ts, rest) = line.strip_prefix(r#"{"ts":""#).unwrap().split_once(r#"","#).unwrap();
+        let (_, fraction) = ts.strip_suffix('Z').unwrap().split_once('.').unwrap();
+        assert_eq!((ts.len(), fraction.len()), ("2026-01-02T03:04:05.123456Z".len(), 6), "{ts}");
+        rest.to_owned()
+    }
+
+    fn me() -> Me {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7900));
+        let peer = Peer { id: NodeId(0xab), addr, generation: Generation::first(1), nonce: 1 };
+        Me { cluster: Arc::from("c"), name: Arc::from("a"), peer }
+    }
+
+    #[test]
+    fn ready_carries_the_schema() {
+        assert_eq!(
+            without_ts(&change(&me(), &Change::Ready)),
+            r#""event":"ready","schema":1,"cluster":"c","member":"a","member_id":"00000000000000ab","addr":"127.0.0.1:7900"}"#
+        );
+    }
+
+    #[test]
+    fn a_service_line_carries_the_whole_record() {
+        let instance = Instance::new("web", me().peer.addr).unwrap().with_id("web-1").with_tag("v\"1\n");
+        let offer = Offer { member: Arc::from("a"), member_id: NodeId(1), instance: Arc::new(instance) };
+        let line = change(&me(), &Change::ServiceDown { offer, reason: GoneReason::OwnerLeft });
+        assert!(!line.contains('\n'), "one object is one line");
+        assert_eq!(
+            without_ts(&line),
+            concat!(
+                r#""event":"service_down","member":"a","member_id":"0000000000000001","service":"web","#,
+                r#""instance":"web-1","reason":"member_left","record":{"service":"web","id":"web-1","#,
+                r#""address":{"host":"127.0.0.1","port":7900},"tags":["v\"1\n"],"weight":1,"#,
+                r#""status":{"state":"passing"},"registered_at":0}}"#
+            )
+        );
+    }
+}

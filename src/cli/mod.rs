@@ -1,0 +1,109 @@
+//! The command line: what can be typed, and which exit code means what. Everything it shows comes from the handle.
+
+mod changes;
+mod control;
+mod demo;
+mod exit;
+mod jsonl;
+mod node;
+mod output;
+mod signals;
+mod spec;
+mod table;
+mod view;
+
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use tracing_subscriber::EnvFilter;
+
+use self::exit::{Exit, Failure};
+use self::output::Output;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// A service registry with no central server: members gossip what they offer, and each keeps the whole view.
+#[derive(Debug, clap::Parser)]
+#[command(name = "tidings", version, styles = STYLES, arg_required_else_help = true, after_help = exit::HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Node(Box<node::Args>),
+    Demo(demo::Args),
+}
+
+/// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
+pub(crate) fn run(cli: Cli) -> Exit {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never)
+        .init();
+    match run_in_runtime(cli) {
+        Ok(()) => Exit::Success,
+        Err(failure) => {
+            // Nobody may be left to read it, and the exit code says enough.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {failure}\n"));
+            failure.exit
+        }
+    }
+}
+
+fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Failed, format!("no runtime: {e}")))?;
+    runtime.block_on(async {
+        let output = Output::start();
+        let result = match cli.command {
+            Command::Node(args) => node::run(*args, &output).await,
+            Command::Demo(args) => demo::run(args, &output).await,
+        };
+        result.and(output.finish().await)
+    })
+}
+
+/// Reads a span of time such as `500ms`, `30s` or `2m`.
+fn parse_span(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let wrong = || format!("{text:?} is not a whole number followed by ms, s or m, such as 30s");
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let millis = match &text[digits..] {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        _ => None,
+    };
+    millis.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_span_needs_a_unit() {
+        assert_eq!(parse_span("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_span("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_span("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "30", "s", "1h", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999m"] {
+            assert!(parse_span(wrong).unwrap_err().contains(wrong));
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! `tidings node`: runs a member and prints what it sees.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings::effect::Event;
+use tidings::record::{Endpoint, Instance, InstanceError, check_name};
+use tidings::registry::{JoinPolicy, Registry};
+use tidings::view::{Status, StopReason};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::changes::{Change, Told};
+use super::control::{self, Control, Next};
+use super::exit::{Exit, Failure};
+use super::jsonl::{self, Me};
+use super::output::{Closed, Output};
+use super::signals::Signals;
+use super::view::Shown;
+use super::{parse_span, spec, table};
+
+/// The table is redrawn at most this often ...
+const REDRAW_EVERY: Duration = Duration::from_millis(250);
+/// ... and, for the ages in it, at least once in this many times.
+const REDRAWS_IDLE: u32 = 4;
+
+/// How long saying goodbye may take.
+const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Instances on the command line; more are registered over the control channel.
+const SERVICES_MAX: usize = 1_024;
+
+const EXAMPLES: &str = "\
+Examples:
+  The first member of a cluster, and a second one that offers a service:
+    tidings node --name a --cluster demo
+    tidings node --name b --cluster demo --bind 127.0.0.1:7901 --join 127.0.0.1:7900 \\
+        --service name=web,addr=127.0.0.1:8080,tag=v1
+
+  For programs: events on standard output, commands on standard input:
+    tidings node --name c --cluster demo --bind 127.0.0.1:7902 --join 127.0.0.1:7900 \\
+        --output jsonl --control stdin
+
+Commands of --control stdin, one a line; each is answered by a JSON line:
+  register SPEC               as --service
+  update INSTANCE key=value ...
+                              keys as in --service, separated by white space; a repeated key such
+                              as tag replaces all its old values, an empty value removes
+  withdraw INSTANCE
+  leave                       say goodbye and end
+  view                        the whole view as one line
+  stats                       counters
+
+Exit codes: see tidings --help.";
+
+/// Run a member and print the cluster view.
+///
+/// On a terminal the view is a table that is redrawn as it changes; into a pipe, or with --control, changes are
+/// printed as lines. SIGTERM and SIGINT leave the cluster and end with code 0; a second one ends at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The member's name, unique in the cluster
+    #[arg(long, env = "TIDINGS_NAME", value_parser = |name: &str| checked("member name", name))]
+    name: String,
+
+    /// The cluster's name; members of other clusters are refused
+    #[arg(long, env = "TIDINGS_CLUSTER", value_parser = |name: &str| checked("cluster name", name))]
+    cluster: String,
+
+    /// The UDP address to listen on; only a loopback address until clusters have keys
+    #[arg(long, env = "TIDINGS_BIND", value_name = "ADDR", default_value = "127.0.0.1:7900")]
+    bind: SocketAddr,
+
+    /// The address that the others reach this member at, if it is not the one it listens on
+    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "ADDR")]
+    advertise: Option<SocketAddr>,
+
+    /// The address of any member of the cluster, as HOST:PORT; repeatable, or separated by commas
+    #[arg(long, env = "TIDINGS_JOIN", value_name = "ADDR", value_delimiter = ',', value_parser = seed)]
+    join: Vec<String>,
+
+    /// If nobody answers the join in time: end, go on with a warning, or do not wait at all
+    #[arg(long, env = "TIDINGS_JOIN_POLICY", value_enum, default_value_t = Policy::Require)]
+    join_policy: Policy,
+
+    /// How long to wait for the join; a number with ms, s or m
+    #[arg(long, env = "TIDINGS_JOIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = parse_span)]
+    join_timeout: Duration,
+
+    /// An instance to offer, such as name=web,addr=127.0.0.1:8080,tag=v1; repeatable; --help shows every key
+    #[arg(long, env = "TIDINGS_SERVICE", value_name = "SPEC", value_delimiter = '\n', value_parser = spec::parse_instance)]
+    #[arg(long_help = spec::HELP.to_owned() + "\n\nRepeatable; in the environment variable, one spec a line.")]
+    service: Vec<Instance>,
+
+    /// Where the member keeps its id and what it knows of others, so that a restart is the same member
+    #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Where the member stands (a rack, an availability zone)
+    #[arg(long, env = "TIDINGS_ZONE", value_parser = |name: &str| checked("zone", name))]
+    zone: Option<String>,
+
+    /// How the view is printed
+    #[arg(long, env = "TIDINGS_OUTPUT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+
+    /// Take commands from here, one a line; the end of the input changes nothing
+    #[arg(long, env = "TIDINGS_CONTROL", value_enum, value_name = "WHERE")]
+    control: Option<ControlFrom>,
+
+    /// Run without a key. Accepted, and without meaning until clusters have keys: only loopback is possible
+    #[arg(long, env = "TIDINGS_INSECURE")]
+    insecure: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Policy {
+    /// End with code 6
+    Require,
+    /// Go on alone, and go on trying
+    Warn,
+    /// Do not wait: start at once, and join when somebody answers
+    Background,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Format {
+    /// A table on a terminal, changes as lines of text elsewhere
+    Table,
+    /// Changes as JSON, one object a line
+    Jsonl,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum ControlFrom {
+    /// Standard input
+    Stdin,
+}
+
+/// How the view is shown, now that it is known where to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Screen,
+    Lines,
+    Jsonl,
+}
+
+/// Why the loop ended without the command `leave`.
+#[derive(Debug)]
+enum Halt {
+    /// Nobody reads any more.
+    Closed,
+    Failed(Failure),
+}
+
+impl From<Closed> for Halt {
+    fn from(Closed: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Runs until told to end: starts, shows, leaves.
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
+    check_ids(&args)?;
+    let mode = mode(&args);
+    let result = start_and_live(&args, mode, output).await;
+    if let (Err(failure), Mode::Jsonl) = (&result, mode) {
+        // The same words as on standard error, for whoever reads only this side; if nobody does, that is no failure.
+        let _ = output.line(jsonl::error(None, &failure.to_string())).await;
+    }
+    result
+}
+
+async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), Failure> {
+    let mut signals =
+        Signals::install().map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}")))?;
+    let registry = tokio::select! {
+        registry = start(args) => registry?,
+        _ = signals.next() => return Ok(()),
+        () = output.closed() => return Ok(()),
+    };
+    let me =
+        Me { cluster: Arc::from(args.cluster.as_str()), name: Arc::from(args.name.as_str()), peer: registry.peer() };
+    // Lives longer than the loop: to drop its guards before leaving would tell everybody of each withdrawal first.
+    let mut control = Control::new(&registry, &me);
+    tokio::select! {
+        result = show(args, mode, &registry, &me, &mut control, output) => match result {
+            Ok(()) => return Ok(()),
+            Err(Halt::Failed(failure)) => return Err(failure),
+            Err(Halt::Closed) => {}
+        },
+        _ = signals.next() => {}
+        () = output.closed() => {}
+    }
+    signals.exit_at_next();
+    match tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()).await {
+        Ok(left) => left.map_err(|e| Failure::caused(Exit::Failed, &e)),
+        Err(_) => {
+            let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
+            Err(Failure::new(Exit::Failed, message))
+        }
+    }
+}
+
+async fn start(args: &Args) -> Result<Registry, Failure> {
+    let mut builder = Registry::builder(&args.cluster, &args.name)
+        .bind(args.bind)
+        .join(args.join.iter().cloned())
+        .join_policy(match args.join_policy {
+            Policy::Require => JoinPolicy::Require(args.join_timeout),
+            Policy::Warn => JoinPolicy::Warn(args.join_timeout),
+            Policy::Background => JoinPolicy::Background,
+        });
+    if let Some(addr) = args.advertise {
+        builder = builder.advertise(addr);
+    }
+    if let Some(dir) = &args.data_dir {
+        builder = builder.data_dir(dir.clone());
+    }
+    if let Some(zone) = &args.zone {
+        builder = builder.zone(zone);
+    }
+    Ok(builder.start().await?)
+}
+
+/// Prints what happens and does what is asked, until the command `leave`.
+async fn show(
+    args: &Args,
+    mode: Mode,
+    registry: &Registry,
+    me: &Me,
+    control: &mut Control<'_>,
+    output: &Output,
+) -> Result<(), Halt> {
+    let mut events = registry.events();
+    let mut printer = Printer { mode, registry, me, output, told: Told::default(), notice: None, idle: 0 };
+    printer.catch_up().await?;
+    for instance in &args.service {
+        let registered = control.register_first(instance.clone()).await;
+        registered.map_err(|e| Failure::new(Exit::Failed, format!("service {:?}: {e}", &*instance.service)))?;
+    }
+    let mut lines = args.control.map(|ControlFrom::Stdin| control::read_stdin());
+    let mut redraw = tokio::time::interval(REDRAW_EVERY);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => printer.hear(event).await?,
+                Some(Err(lagged)) => {
+                    let reason = format!("the output was too slow: {} events went by; the view fills in", lagged.0);
+                    printer.tell(&Change::Error { reason }).await?;
+                    printer.catch_up().await?;
+                }
+                None => return Ok(stopped(registry)?),
+            },
+            line = next_line(&mut lines) => {
+                let (answer, next) = control.execute(line).await;
+                if let Some(answer) = answer {
+                    output.line(answer).await?;
+                }
+                if matches!(next, Next::Left) {
+                    return Ok(());
+                }
+            }
+            _ = redraw.tick(), if mode == Mode::Screen => printer.redraw().await?,
+        }
+    }
+}
+
+/// The next command; never, once there are no more.
+async fn next_line(lines: &mut Option<mpsc::Receiver<control::Line>>) -> control::Line {
+    if let Some(open) = lines {
+        if let Some(line) = open.recv().await {
+            return line;
+        }
+        *lines = None;
+    }
+    std::future::pending().await
+}
+
+fn stopped(registry: &Registry) -> Result<(), Failure> {
+    match registry.status() {
+        Status::Stopped(StopReason::Left) => Ok(()),
+        Status::Stopped(reason) => Err(reason.into()),
+        Status::Joining | Status::Ready => Err(Failure::new(Exit::Failed, "the events ended without a reason")),
+    }
+}
+
+/// Prints changes in the way that was asked for.
+struct Printer<'a> {
+    mode: Mode,
+    registry: &'a Registry,
+    me: &'a Me,
+    output: &'a Output,
+    told: Told,
+    /// The last error, shown below the table.
+    notice: Option<String>,
+    /// How many redraws were left out since the last one; enough of them are due without a change.
+    idle: u32,
+}
+
+impl Printer<'_> {
+    /// Tells what is different between the view and what was told.
+    async fn catch_up(&mut self) -> Result<(), Closed> {
+        let is_ready = self.registry.status() == Status::Ready;
+        let changes = self.told.compare(is_ready, &self.registry.members(), &self.registry.services());
+        for change in changes {
+            self.tell(&change).await?;
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, event: Event) -> Result<(), Closed> {
+        // Some events change the table without being a line.
+        self.idle = REDRAWS_IDLE;
+        match self.told.hear(event) {
+            Some(change) => self.tell(&change).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell(&mut self, change: &Change) -> Result<(), Closed> {
+        match self.mode {
+            Mode::Jsonl => self.output.line(jsonl::change(self.me, change)).await,
+            Mode::Lines => self.output.line(table::line(change)).await,
+            Mode::Screen => {
+                if let Change::Error { reason } = change {
+                    self.notice = Some(reason.clone());
+                }
+                self.idle = REDRAWS_IDLE;
+                Ok(())
+            }
+        }
+    }
+
+    async fn redraw(&mut self) -> Result<(), Closed> {
+        self.idle += 1;
+        if self.idle < REDRAWS_IDLE {
+            return Ok(());
+        }
+        self.idle = 0;
+        let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(w, h)| (w.0, h.0));
+        // One line stays free for the cursor; a line more would scroll.
+        let height = usize::from(height).saturating_sub(1);
+        let shown = Shown::of(self.registry, &self.me.cluster);
+        let mut text = table::render(&shown, self.notice.as_deref(), usize::from(width), height);
+        if anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never {
+            text = anstream::adapter::strip_str(&text).to_string();
+        }
+        // Home, then each line with its old rest erased, then all below: unlike clearing first, that does not flicker.
+        self.output.text(format!("\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))).await
+    }
+}
+
+fn mode(args: &Args) -> Mode {
+    // Commands that somebody types, and their answers, would be drawn over.
+    let is_screen = args.control.is_none()
+        && std::io::stdout().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    match args.output {
+        Format::Jsonl => Mode::Jsonl,
+        Format::Table if is_screen => Mode::Screen,
+        Format::Table => Mode::Lines,
+    }
+}
+
+/// Two instances of one id would replace each other.
+fn check_ids(args: &Args) -> Result<(), Failure> {
+    if args.service.len() > SERVICES_MAX {
+        let message = format!("{} --service options, the limit is {SERVICES_MAX}", args.service.len());
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let mut ids = BTreeSet::new();
+    for instance in &args.service {
+        let default = || Instance::default_id(&instance.service, &args.name, instance.address.port);
+        let id = if instance.id.is_member() { default() } else { instance.id.clone() };
+        if let Some(id) = ids.replace(id) {
+            let message = format!("two --service options have the id {:?}; give one of them id=...", id.as_str());
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    }
+    Ok(())
+}
+
+fn checked(what: &'static str, name: &str) -> Result<String, InstanceError> {
+    check_name(what, name).map(|()| name.to_owned())
+}
+
+fn seed(text: &str) -> Result<String, String> {
+    match text.parse::<Endpoint>() {
+        Ok(endpoint) if endpoint.port != 0 => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not HOST:PORT, such as 127.0.0.1:7900, [::1]:7900 or seed.example:7900")),
+    }
+}

@@ -1,0 +1,439 @@
+//! The `tidings` command as others see it: arguments, exit codes, lines on standard output, commands on standard input.
+
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Far more than anything here takes; only a failure waits so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lines that are read in search of one, so that a test ends whatever is printed.
+const LINES_MAX: usize = 10_000;
+
+fn tidings(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG").args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = tidings(arguments).output().expect("the binary was built for this test");
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// The arguments of a node on a free port that prints JSON lines and takes commands.
+fn node<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = [
+        "node",
+        "--name",
+        name,
+        "--cluster",
+        "test",
+        "--bind",
+        "127.0.0.1:0",
+        "--output",
+        "jsonl",
+        "--control",
+        "stdin",
+    ];
+    fixed.iter().chain(more).copied().collect()
+}
+
+/// A running node; killed when dropped.
+struct Node {
+    child: Option<Child>,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+    addr: String,
+}
+
+impl Node {
+    /// Starts a node and waits until it is ready.
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = tidings(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the binary was built for this test");
+        let lines = lines_of(child.stdout.take().unwrap());
+        let stdin = child.stdin.take();
+        let mut node = Self { child: Some(child), stdin, lines, addr: String::new() };
+        let ready = node.until("ready", |_| true);
+        assert_eq!(ready["schema"], 1);
+        node.addr = ready["addr"].as_str().unwrap().to_owned();
+        node
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("open until closed by the test"), "{line}").unwrap();
+    }
+
+    /// Says a command and gives its answer, which is the next line of that event.
+    fn ask(&mut self, line: &str, event: &str) -> Value {
+        self.say(line);
+        self.until(event, |_| true)
+    }
+
+    /// The next line of this event that is as wanted.
+    fn until(&self, event: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..LINES_MAX {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|e| panic!("no {event:?} as wanted: {e}"));
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?} is no JSON: {e}"));
+            assert!(line["ts"].as_str().unwrap().ends_with('Z'), "{line}");
+            if line["event"] == event && is_wanted(&line) {
+                return line;
+            }
+        }
+        panic!("{LINES_MAX} lines, and none was {event:?} as wanted");
+    }
+
+    /// Waits until the process has ended by itself.
+    fn end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("ends once");
+        let id = child.id();
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || tell.send(child.wait()));
+        ended
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| {
+                signal("KILL", id);
+                panic!("the node did not end");
+            })
+            .unwrap()
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The lines of a process, read beside the test, so that none is waited for without end.
+fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
+    let (tell, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+fn signal(name: &str, process: u32) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for arguments in [&["--help"][..], &["--version"], &["node", "--help"], &["demo", "--help"]] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(!stdout.is_empty());
+    }
+    let (_, help, _) = run(&["--help"]);
+    for code in ["0  success", "1  failed", "2  usage", "6  timeout", "7  refused"] {
+        assert!(help.contains(code), "{help}");
+    }
+}
+
+#[test]
+fn every_option_has_an_environment_variable() {
+    for command in ["node", "demo"] {
+        let (_, help, _) = run(&[command, "--help"]);
+        let options = help.lines().filter(|line| line.trim_start().starts_with("--") && line.starts_with("      --"));
+        let options = options.count();
+        assert!(options > 0);
+        assert_eq!(help.matches("[env: TIDINGS_").count(), options, "{help}");
+    }
+}
+
+#[test]
+fn a_wrong_argument_ends_with_code_2_and_says_what_is_wrong() {
+    let base = ["node", "--name", "a", "--cluster", "c"];
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--bind", "localhost"], &["--bind", "localhost"]),
+        (&["--join", "nowhere"], &["--join", "\"nowhere\"", "HOST:PORT"]),
+        (&["--join", "127.0.0.1:0"], &["--join", "HOST:PORT"]),
+        (&["--join-timeout", "30"], &["--join-timeout", "\"30\"", "ms, s or m"]),
+        (&["--join-policy", "maybe"], &["maybe", "require", "warn", "background"]),
+        (&["--output", "xml"], &["xml", "table", "jsonl"]),
+        (&["--control", "tcp"], &["tcp", "stdin"]),
+        (&["--zone", " a"], &["zone \" a\"", "white space"]),
+        (&["--service", "name=web"], &["--service", "addr is missing"]),
+        (&["--service", "name=web,addr=h:1,wieght=2"], &["\"wieght\"", "did you mean weight?", "allowed"]),
+        (&["--service", "name=web,addr=h:1,weight=x"], &["weight=\"x\"", "0 to 65535"]),
+        (&["--service", "name=web,addr=h:1", "--service", "name=web,addr=i:1"], &["\"web@a:1\"", "id="]),
+    ];
+    for (arguments, parts) in cases {
+        let all: Vec<_> = base.iter().chain(*arguments).copied().collect();
+        let (code, stdout, stderr) = run(&all);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{arguments:?}: {stderr}");
+        for part in *parts {
+            assert!(stderr.contains(part), "{arguments:?} gave {stderr:?} without {part:?}");
+        }
+    }
+    for arguments in
+        [&[][..], &["nod"], &["node"], &["node", "--name", "", "--cluster", "c"], &["demo", "--nodes", "2"]]
+    {
+        assert_eq!(run(arguments).0, Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused_with_code_7() {
+    let mut arguments = node("a", &["--insecure"]);
+    arguments[6] = "0.0.0.0:0";
+    let (code, stdout, stderr) = run(&arguments);
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("0.0.0.0:0") && stderr.contains("loopback"), "{stderr}");
+    let error: Value = serde_json::from_str(stdout.trim_end()).unwrap();
+    assert_eq!(error["event"], "error");
+    assert!(error["reason"].as_str().unwrap().contains("loopback"));
+}
+
+#[test]
+fn a_seed_that_does_not_answer_ends_with_code_6() {
+    // Nobody else listens on a port that this socket holds, and the socket answers nothing.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let seed = silent.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&node("a", &["--join", &seed, "--join-timeout", "300ms"]));
+    assert_eq!(code, Some(6), "{stderr}");
+    assert!(stderr.contains(&seed), "{stderr}");
+}
+
+#[test]
+fn arguments_can_come_from_the_environment() {
+    let mut command = tidings(&["node", "--output", "jsonl"]);
+    command.envs([("TIDINGS_NAME", "a"), ("TIDINGS_CLUSTER", "c"), ("TIDINGS_BIND", "0.0.0.0:0")]);
+    assert_eq!(command.output().unwrap().status.code(), Some(7));
+}
+
+#[test]
+fn the_control_channel_answers_every_line() {
+    let mut node = Node::start(&node("a", &["--service", r"name=web,addr=127.0.0.1:80,meta.list=a\,b"]));
+    let up = node.until("service_up", |_| true);
+    assert_eq!((&up["service"], &up["instance"], &up["member"]), (&"web".into(), &"web@a:80".into(), &"a".into()));
+    assert_eq!(up["record"]["meta"]["list"], "a,b");
+
+    let answer = node.ask("register name=api,addr=127.0.0.1:81,id=api-1,tag=x,tag=y,zone=z", "registered");
+    assert_eq!((&answer["service"], &answer["instance"]), (&"api".into(), &"api-1".into()));
+    node.until("service_up", |line| line["instance"] == "api-1");
+
+    assert_eq!(node.ask("update api-1 tag=v2 zone= meta.k=v", "updated")["instance"], "api-1");
+    let changed = node.until("service_changed", |line| line["instance"] == "api-1");
+    assert_eq!(changed["record"]["tags"], serde_json::json!(["v2"]));
+    assert_eq!((&changed["record"]["zone"], &changed["record"]["meta"]["k"]), (&Value::Null, &"v".into()));
+
+    let view = node.ask("view", "view");
+    assert_eq!(view["member"], "a");
+    assert_eq!(view["members"][0]["state"], "reachable");
+    let names: Vec<_> = view["services"].as_array().unwrap().iter().map(|s| s["service"].as_str().unwrap()).collect();
+    assert_eq!(names, ["api", "web"]);
+    assert_eq!(view["services"][0]["instances"][0]["record"]["id"], "api-1");
+
+    assert_eq!(node.ask("withdraw api-1", "withdrawn")["instance"], "api-1");
+    assert_eq!(node.until("service_down", |line| line["instance"] == "api-1")["reason"], "withdrawn");
+    assert!(node.ask("stats", "stats")["stats"].is_object());
+
+    let long = format!("register name=web,addr=h:1,meta.k={}", "x".repeat(130 * 1024));
+    let refusals = [
+        ("jump", "allowed: register, update, withdraw, leave, view, stats"),
+        ("regsiter name=x", "did you mean register?"),
+        ("withdraw api-1", "registered are: web@a:80"),
+        ("update web@a:80 wieght=1", "did you mean weight?"),
+        ("register name=web,addr=127.0.0.1:80", "already registered"),
+        (&long, "131072 bytes"),
+    ];
+    for (line, part) in refusals {
+        let error = node.ask(line, "error");
+        assert!(error["reason"].as_str().unwrap().contains(part), "{line:.40} gave {error}");
+    }
+
+    node.ask("leave", "left");
+    assert_eq!(node.end().code(), Some(0));
+}
+
+#[test]
+fn the_end_of_the_input_changes_nothing_and_a_signal_leaves() {
+    for name in ["TERM", "INT"] {
+        let mut node = Node::start(&node("a", &[]));
+        node.ask("view", "view");
+        node.stdin = None;
+        signal(name, node.child.as_ref().unwrap().id());
+        assert_eq!(node.end().code(), Some(0), "SIG{name}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_a_normal_end() {
+    let mut child =
+        tidings(&node("a", &[])).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.contains(r#""event":"ready""#), "{line}");
+    drop(stdout);
+    // The answer finds nobody. Standard input stays open, so only that can end the node.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"view\n").unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let mut node = Node { child: Some(child), stdin: Some(stdin), lines: mpsc::channel().1, addr: String::new() };
+    assert_eq!(node.end().code(), Some(0));
+    let mut told = String::new();
+    stderr.read_to_string(&mut told).unwrap();
+    assert_eq!(told, "");
+}
+
+#[test]
+fn a_table_into_a_pipe_is_lines_without_colour() {
+    let arguments = ["node", "--name", "a", "--cluster", "test", "--bind", "127.0.0.1:0", "--service"];
+    let mut child = tidings(&arguments)
+        .arg("name=web,addr=127.0.0.1:80,tag=v1")
+        .env("CLICOLOR_FORCE", "0")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    let mut node = Node { child: Some(child), stdin: None, lines, addr: String::new() };
+    let lines: Vec<String> = (0..3).map(|_| node.lines.recv_timeout(PATIENCE).unwrap()).collect();
+    node.kill();
+    assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
+    assert!(lines[0].contains("ready"), "{lines:?}");
+    assert!(lines[1].contains("member_up       a 127.0.0.1:"), "{lines:?}");
+    assert!(lines[2].contains("service_up      web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+}
+
+/// How long it is asked again for a view that is not yet as wanted: each time answers at once, so this is generous.
+const LOOKS_MAX: usize = 100_000;
+
+/// Asks for the view until it is as wanted; the members in it by name and state, the instances by member and id.
+fn view_until(node: &mut Node, is_wanted: impl Fn(&[(String, String)], &[(String, String)]) -> bool) {
+    let pairs = |list: &[&Value], a: &str, b: &dyn Fn(&Value) -> Value| -> Vec<(String, String)> {
+        list.iter().map(|v| (v[a].as_str().unwrap().to_owned(), b(v).as_str().unwrap().to_owned())).collect()
+    };
+    for _ in 0..LOOKS_MAX {
+        let view = node.ask("view", "view");
+        let members: Vec<&Value> = view["members"].as_array().unwrap().iter().collect();
+        let services = view["services"].as_array().unwrap();
+        let instances: Vec<&Value> = services.iter().flat_map(|s| s["instances"].as_array().unwrap()).collect();
+        let members = pairs(&members, "member", &|v| v["state"].clone());
+        let instances = pairs(&instances, "member", &|v| v["record"]["id"].clone());
+        if is_wanted(&members, &instances) {
+            return;
+        }
+    }
+    panic!("the view did not become as wanted");
+}
+
+#[test]
+fn two_nodes_see_each_other_and_each_change() {
+    let mut a = Node::start(&node("a", &["--service", "name=web,addr=127.0.0.1:80,id=web-a"]));
+    let seed = a.addr.clone();
+    let mut b = Node::start(&node("b", &["--join", &seed, "--service", "name=web,addr=127.0.0.1:81,id=web-b"]));
+
+    let up = a.until("member_up", |line| line["member"] == "b");
+    assert_eq!(up["addr"], b.addr.as_str());
+    let up = a.until("service_up", |line| line["instance"] == "web-b");
+    assert_eq!((&up["member"], &up["record"]["address"]["port"]), (&"b".into(), &81.into()));
+    // The late one knows what was there before it.
+    b.until("service_up", |line| line["instance"] == "web-a");
+    let members = [("a", "reachable"), ("b", "reachable")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let instances = [("a", "web-a"), ("b", "web-b")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    for node in [&mut a, &mut b] {
+        view_until(node, |m, i| m == members && i == instances);
+    }
+
+    b.ask("update web-b tag=v2 weight=7", "updated");
+    let changed = a.until("service_changed", |line| line["instance"] == "web-b");
+    assert_eq!((&changed["record"]["tags"][0], &changed["record"]["weight"]), (&"v2".into(), &7.into()));
+    b.ask("withdraw web-b", "withdrawn");
+    let down = a.until("service_down", |line| line["instance"] == "web-b");
+    assert_eq!(down["reason"], "withdrawn");
+    b.ask("register name=api,addr=127.0.0.1:82", "registered");
+    a.until("service_up", |line| line["instance"] == "api@b:82");
+
+    b.ask("leave", "left");
+    assert_eq!(b.end().code(), Some(0));
+    // Which of the two comes first is not promised.
+    let mut said = Vec::new();
+    while said.len() < 2 {
+        let line: Value = serde_json::from_str(&a.lines.recv_timeout(PATIENCE).unwrap()).unwrap();
+        assert_eq!(line["member"], "b", "{line}");
+        said.push((line["event"].as_str().unwrap().to_owned(), line["reason"].as_str().map(str::to_owned)));
+    }
+    said.sort();
+    let expected = [("member_left", None), ("service_down", Some("member_left"))];
+    assert_eq!(said, expected.map(|(event, reason)| (event.to_owned(), reason.map(str::to_owned))));
+    view_until(&mut a, |members, instances| members.len() == 1 && instances.len() == 1);
+}
+
+#[test]
+fn a_signal_is_a_goodbye() {
+    let a = Node::start(&node("a", &[]));
+    let seed = a.addr.clone();
+    let mut b = Node::start(&node("b", &["--join", &seed, "--service", "name=web,addr=127.0.0.1:81"]));
+    a.until("service_up", |line| line["member"] == "b");
+    signal("TERM", b.child.as_ref().unwrap().id());
+    assert_eq!(b.end().code(), Some(0));
+    a.until("member_left", |line| line["member"] == "b");
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_with_code_7() {
+    let a = Node::start(&node("a", &[]));
+    let (code, stdout, stderr) = run(&node("a", &["--join", &a.addr]));
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("\"a\"") && stderr.contains(&a.addr), "{stderr}");
+    assert!(stdout.contains(r#""event":"error""#), "{stdout}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let a = Node::start(&node("a", &[]));
+    let mut arguments = node("b", &[]);
+    arguments[6] = &a.addr;
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&a.addr), "{stderr}");
+}
+
+#[test]
+fn another_clusters_member_is_not_joined_and_both_say_why() {
+    let a = Node::start(&node("a", &[]));
+    let mut arguments = node("b", &["--join", &a.addr, "--join-timeout", "2s"]);
+    arguments[4] = "other";
+    let (code, _, stderr) = run(&arguments);
+    assert_eq!(code, Some(6), "{stderr}");
+    let error = a.until("error", |_| true);
+    assert!(error["reason"].as_str().unwrap().contains("another cluster"), "{error}");
+}
+
+#[test]
+fn the_demo_ends_well() {
+    let (code, stdout, stderr) = run(&["demo"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for step in ["started", "offers", "tags", "noticed", "leaves", "joins late", "done in"] {
+        assert!(stdout.contains(step), "{stdout}");
+    }
+}
