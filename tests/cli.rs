@@ -24,8 +24,22 @@ fn tidings(arguments: &[&str]) -> Command {
     command
 }
 
+/// Runs to the end, which must come within a minute.
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = tidings(arguments).output().expect("the binary was built for this test");
+    output(tidings(arguments))
+}
+
+fn output(mut command: Command) -> (Option<i32>, String, String) {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the binary was built for this test");
+    let id = child.id();
+    let (tell, ended) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    let ended = ended.recv_timeout(3 * PATIENCE).unwrap_or_else(|_| {
+        signal("KILL", id);
+        panic!("{command:?} did not end");
+    });
+    let Output { status, stdout, stderr } = ended.unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
@@ -226,7 +240,7 @@ fn a_seed_that_does_not_answer_ends_with_code_6() {
 fn arguments_can_come_from_the_environment() {
     let mut command = tidings(&["node", "--output", "jsonl"]);
     command.envs([("TIDINGS_NAME", "a"), ("TIDINGS_CLUSTER", "c"), ("TIDINGS_BIND", "0.0.0.0:0")]);
-    assert_eq!(command.output().unwrap().status.code(), Some(7));
+    assert_eq!(output(command).0, Some(7));
 }
 
 #[test]
