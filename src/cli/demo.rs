@@ -123,12 +123,18 @@ async fn play(nodes: u64, output: &Output) -> Result<(), Halt> {
 
     let begin = now();
     let leaving = actors.pop().expect("there are at least three");
-    leaving.registry.leave().await.map_err(|e| failed("leave", &e))?;
-    everywhere(&actors, STEP_MAX, "the leaver's instance out of every view", |registry| {
-        !offering(registry).contains(&leaving.name) && !present(registry).contains(&leaving.name)
-    })
-    .await?;
-    stage.done(begin, &format!("{} leaves; its instance is gone from every view", leaving.name)).await?;
+    let gone = async {
+        everywhere(&actors, STEP_MAX, "the leaver's instance out of every view", |registry| {
+            !offering(registry).contains(&leaving.name) && !present(registry).contains(&leaving.name)
+        })
+        .await?;
+        // Before `leave` returns: it stays a moment, for goodbyes that have to be said again.
+        stage.done(begin, &format!("{} leaves; it and its instance are gone from every view", leaving.name)).await?;
+        Ok::<(), Halt>(())
+    };
+    let (left, gone) = tokio::join!(leaving.registry.leave(), gone);
+    left.map_err(|e| failed("leave", &e))?;
+    gone?;
     drop(leaving);
 
     let begin = now();
