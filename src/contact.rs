@@ -143,6 +143,11 @@ impl Contacts {
         self.asked.entry(addr).or_insert_with(|| Asked { cookie: rng.random(), tries, next: now });
     }
 
+    /// Whether an address is being asked.
+    pub(crate) fn is_asking(&self, addr: SocketAddr) -> bool {
+        self.asked.contains_key(&addr)
+    }
+
     /// An address answered: whether that is the answer to what we asked.
     pub(crate) fn answered(&mut self, from: SocketAddr, cookie: u64) -> bool {
         match self.asked.get(&from) {

@@ -217,6 +217,16 @@ pub enum Warning {
         /// The oldest and newest that we speak.
         ours: (u8, u8),
     },
+    /// A live member has our name; both go on, because both were here before they met.
+    #[error("the name {name:?} also belongs to the live member {id} at {addr}")]
+    DuplicateName {
+        /// The name.
+        name: Arc<str>,
+        /// Who else has it.
+        id: NodeId,
+        /// Where it listens.
+        addr: SocketAddr,
+    },
     /// No seed has answered yet.
     #[error("no answer from {seeds} seed addresses after {tries} tries; going on")]
     NoSeedAnswers {
@@ -247,7 +257,7 @@ pub enum Fatal {
         /// Where the other listens.
         addr: SocketAddr,
     },
-    /// Another live member has our name, and had it first.
+    /// A live member had our name when we joined.
     #[error("the name {name:?} belongs to the live member {id} at {addr}")]
     DuplicateName {
         /// The name.

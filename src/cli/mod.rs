@@ -15,7 +15,9 @@ mod view;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::exit::{Exit, Failure};
 use self::output::Output;
@@ -42,12 +44,7 @@ enum Command {
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
 pub(crate) fn run(cli: Cli) -> Exit {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never)
-        .init();
+    start_log();
     match run_in_runtime(cli) {
         Ok(()) => Exit::Success,
         Err(failure) => {
@@ -55,6 +52,24 @@ pub(crate) fn run(cli: Cli) -> Exit {
             let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {failure}\n"));
             failure.exit
         }
+    }
+}
+
+/// Logs go to standard error, filtered by `RUST_LOG`: `LEVEL` or `TARGET=LEVEL`, several with commas. The filter that
+/// also matches fields brings a regular expression engine, and a megabyte into every member's memory.
+fn start_log() {
+    let asked = std::env::var("RUST_LOG").ok();
+    let default = Targets::new().with_default(LevelFilter::WARN);
+    let (filter, error) = match asked.as_deref().map(str::parse) {
+        None => (default, None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (default, Some(error)),
+    };
+    let ansi = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    if let (Some(asked), Some(error)) = (asked, error) {
+        tracing::warn!("RUST_LOG={asked:?} is not understood ({error}); logging warnings");
     }
 }
 

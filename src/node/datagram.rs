@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rand::RngExt;
 
 use super::Node;
-use crate::effect::{Datagram, Event, InputError, Outbox, Warning};
+use crate::effect::{Datagram, InputError, Outbox, Warning};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::time::Time;
 use crate::wire::{
@@ -30,20 +30,20 @@ impl Node {
         }
         let (header, body) = Header::read(bytes).map_err(|error| self.malformed(error))?;
         if header.kind == Kind::Refusal {
-            return self.on_refusal(from, &header, body, out);
+            return self.on_refusal(now, from, &header, body, out);
         }
         if header.cluster != self.cluster {
             self.counters.other_cluster += 1;
             self.refuse(now, from, RefusalReason::Cluster, out);
             let warning = Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster };
-            out.events.push(Event::Warning(warning));
+            self.warn(now, from, warning, out);
             return Err(InputError::NotAccepted("another cluster"));
         }
         if !header.is_spoken() {
             self.counters.other_version += 1;
             self.refuse(now, from, RefusalReason::Version, out);
             let theirs = (header.version, header.version);
-            out.events.push(Event::Warning(Warning::WireVersion { from, theirs, ours: Self::wire_range() }));
+            self.warn(now, from, Warning::WireVersion { from, theirs, ours: Self::wire_range() }, out);
             return Err(InputError::NotAccepted("another wire version"));
         }
         match header.kind {
@@ -84,7 +84,7 @@ impl Node {
         }
         known.evidence.note(now);
         let sender = known.peer;
-        self.check_namesake(&sender, out);
+        self.check_namesake(now, &sender, out);
         let mut result = Ok(());
         for section in Sections::new(body) {
             let taken = match section {
@@ -221,6 +221,7 @@ impl Node {
 
     fn on_refusal(
         &mut self,
+        now: Time,
         from: SocketAddr,
         header: &Header,
         body: &[u8],
@@ -238,7 +239,7 @@ impl Node {
                 Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster }
             }
         };
-        out.events.push(Event::Warning(warning));
+        self.warn(now, from, warning, out);
         Ok(())
     }
 

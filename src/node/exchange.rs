@@ -376,7 +376,7 @@ impl Node {
             Some(after) => self.ask_for_page(with, Some(after), out),
             None => {
                 self.needs_pull = false;
-                self.become_ready(out);
+                self.become_joined(out);
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{DOWN_KEPT, FAREWELLS, Node};
-use crate::effect::{Event, Fatal, GoneReason, InputError, Outbox};
+use crate::effect::{Event, Fatal, GoneReason, InputError, Outbox, Warning};
 use crate::peer::{Generation, Member, MemberState, NodeId, Peer};
 use crate::record::{Content, Key, MemberRecord, Owner};
 use crate::swim::{Note, undead_notice};
@@ -43,7 +43,7 @@ impl Node {
         self.introduce(now, peer, true, out);
         let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer.is_same_start(&peer)) else { return };
         entry.evidence.note(now);
-        self.check_namesake(&peer, out);
+        self.check_namesake(now, &peer, out);
         if !self.is_present(&peer) {
             return;
         }
@@ -246,11 +246,15 @@ impl Node {
         }
     }
 
-    /// A member that lives has our name: the later of the two stops.
-    pub(super) fn check_namesake(&mut self, peer: &Peer, out: &mut Outbox) {
-        if self.namesakes.contains(&peer.id) && peer.rank() < self.peer().rank() {
-            let name = self.config.name.clone();
-            self.fail(Fatal::DuplicateName { name, id: peer.id, addr: peer.addr }, out);
+    /// A member that lives has our name. Whoever joins a cluster in which it is taken stops; two that were here before
+    /// they met go on, and say so. Starts are not compared: their clocks may differ, and their nonces say nothing.
+    pub(super) fn check_namesake(&mut self, now: Time, peer: &Peer, out: &mut Outbox) {
+        let Some(&was_first) = self.namesakes.get(&peer.id) else { return };
+        let (name, id, addr) = (self.config.name.clone(), peer.id, peer.addr);
+        if was_first {
+            self.fail(Fatal::DuplicateName { name, id, addr }, out);
+        } else {
+            self.warn(now, addr, Warning::DuplicateName { name, id, addr }, out);
         }
     }
 
@@ -278,7 +282,8 @@ impl Node {
         let is_new = is_new || entry.shown.is_none();
         let peer = entry.peer;
         if said.name == self.config.name {
-            self.namesakes.insert(id);
+            let is_joining = !self.is_ready;
+            self.namesakes.entry(id).or_insert(is_joining);
             self.contacts.ask(peer.addr, now, &mut self.rng);
         } else {
             self.namesakes.remove(&id);

@@ -8,7 +8,7 @@ pub mod exchange;
 mod members;
 mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,10 @@ const SEED_ROUNDS: u32 = 4;
 
 /// After how many rounds without an answer an operator is told.
 const ROUNDS_WARNED: u32 = 6;
+
+/// How long until an operator is told the same thing again, and of how many things within that time.
+const WARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
+const WARNED_MAX: usize = 256;
 
 /// When a goodbye is said again.
 const FAREWELLS: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(110)];
@@ -182,8 +186,10 @@ pub struct Node {
     own_changes: Allowance,
     hellos: Allowance,
     refusals: Allowance,
-    /// Members that have our name.
-    namesakes: BTreeSet<NodeId>,
+    /// Members that have our name, and whether they had it when we joined.
+    namesakes: BTreeMap<NodeId, bool>,
+    /// What an operator was told, and when.
+    warned: BTreeMap<(u8, SocketAddr), Time>,
     /// Records whose owner is not known (yet).
     limbo: BTreeMap<NodeId, Vec<(Time, Record, u64)>>,
     limbo_len: usize,
@@ -193,6 +199,8 @@ pub struct Node {
     /// Whether we have yet to pull everything from somebody, and not before when.
     needs_pull: bool,
     pull_at: Time,
+    /// Whether we are ready but for namesakes that may yet answer.
+    is_joined: bool,
     next_token: u64,
     sent: u64,
     flush_at: Option<Time>,
@@ -247,13 +255,15 @@ impl Node {
             own_changes: Allowance::new(OWN_CHANGES_PER_SECOND, OWN_CHANGES_AT_ONCE, now),
             hellos: Allowance::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND, now),
             refusals: Allowance::new(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now),
-            namesakes: BTreeSet::new(),
+            namesakes: BTreeMap::new(),
+            warned: BTreeMap::new(),
             limbo: BTreeMap::new(),
             limbo_len: 0,
             goodbyes: BTreeMap::new(),
             conversations: BTreeMap::new(),
             needs_pull: true,
             pull_at: now,
+            is_joined: false,
             next_token: 0,
             sent: 0,
             flush_at: None,
@@ -412,6 +422,7 @@ impl Node {
         for (addr, cookie) in self.contacts.due(now, &Surroundings(&self.roster), &mut self.rng) {
             self.say_hello(addr, cookie, out);
         }
+        self.become_ready(out);
         self.look_for_the_first(now, out);
         self.pull_if_needed(now, out);
         if let Some(step) = self.sync.due(now, &mut self.rng) {
@@ -465,7 +476,7 @@ impl Node {
         let is_first = if seeds == 0 { has_looked } else { is_seed && self.contacts.rounds > SEED_ROUNDS };
         if is_first {
             self.needs_pull = false;
-            self.become_ready(out);
+            self.become_joined(out);
         } else if seeds > 0 && self.contacts.rounds >= ROUNDS_WARNED && !self.has_warned {
             self.has_warned = true;
             let warning = Warning::NoSeedAnswers { seeds, tries: self.contacts.rounds };
@@ -473,10 +484,36 @@ impl Node {
         }
     }
 
+    /// Joined and synced; ready as soon as no member that has our name can answer any more.
+    fn become_joined(&mut self, out: &mut Outbox) {
+        self.is_joined = true;
+        self.become_ready(out);
+    }
+
     fn become_ready(&mut self, out: &mut Outbox) {
-        if !self.is_ready {
+        let is_disputed = self
+            .namesakes
+            .keys()
+            .any(|id| self.roster.get(*id).is_some_and(|entry| self.contacts.is_asking(entry.peer.addr)));
+        if self.is_joined && !self.is_ready && !is_disputed {
             self.is_ready = true;
+            // Whoever has our name and did not answer until now meets us as one that was here before.
+            self.namesakes.values_mut().for_each(|was_first| *was_first = false);
             out.events.push(Event::Ready);
+        }
+    }
+
+    /// Tells an operator, at most once a minute of the same thing.
+    fn warn(&mut self, now: Time, from: SocketAddr, warning: Warning, out: &mut Outbox) {
+        let kind = match warning {
+            Warning::OtherCluster { .. } => 0,
+            Warning::WireVersion { .. } => 1,
+            _ => 2,
+        };
+        self.warned.retain(|_, at| now.since(*at) < WARN_AGAIN_AFTER);
+        if self.warned.len() < WARNED_MAX && !self.warned.contains_key(&(kind, from)) {
+            self.warned.insert((kind, from), now);
+            out.events.push(Event::Warning(warning));
         }
     }
 
