@@ -23,8 +23,8 @@
 //! Four straight lines lead through it:
 //!
 //! - a datagram: `net::socket` → `net::driver` → `node` → `swim`, `table` → the driver drains the outbox;
-//! - a registration: `registry` → driver → `node` stamps a version, merges it into `table`, tells `rumors`, and sends at
-//!   once → the driver drains;
+//! - a registration: `registry` → driver → `node` stamps a version, merges it into `table`, tells `rumors`, and sends
+//!   at once → the driver drains;
 //! - a lookup: `registry` → `view`: no await, no channel, no lock;
 //! - a simulated step: the world pops an event → `node` → the link decides each datagram's fate.
 

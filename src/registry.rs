@@ -54,7 +54,8 @@ impl Builder {
         self
     }
 
-    /// The address that the others reach that port at, if it is another than the bound one. Port 0 means the bound port.
+    /// The address that the others reach that port at, if it is another than the bound one. Port 0 means the bound
+    /// port.
     pub fn advertise(mut self, addr: SocketAddr) -> Self {
         self.plan.advertise = Some(addr);
         self
@@ -190,8 +191,8 @@ impl From<DriveError> for StartError {
 
 /// A handle to a running member. Clones are handles to the same one.
 ///
-/// When the last handle, [`Registration`]s included, is dropped without [`leave`](Self::leave), the member stops at once
-/// and without a word: the others take it for crashed. Its thread ends and its port is freed very soon after.
+/// When the last handle, [`Registration`]s included, is dropped without [`leave`](Self::leave), the member stops at
+/// once and without a word: the others take it for crashed. Its thread ends and its port is freed very soon after.
 #[derive(Clone, Debug)]
 pub struct Registry {
     commands: mpsc::UnboundedSender<Command>,

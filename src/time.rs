@@ -3,7 +3,8 @@
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment, in nanoseconds since an origin that whoever runs the node chooses (its start, or the start of a simulation).
+/// A moment, in nanoseconds since an origin that whoever runs the node chooses (its start, or the start of a
+/// simulation).
 ///
 /// Moments of two nodes cannot be compared. A node is never told an earlier moment than before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

@@ -872,7 +872,8 @@ mod tests {
                     let healthy = expected.get(name).map_or(0, |all| all.iter().filter(|one| !one.0).count());
                     prop_assert_eq!(reader.lookup(name).map_or(0, |s| s.healthy().len()), healthy);
                 }
-                let mut members: Vec<_> = model.members.values().map(|m| (m.name.clone(), m.peer.id, m.state)).collect();
+                let told = model.members.values();
+                let mut members: Vec<_> = told.map(|m| (m.name.clone(), m.peer.id, m.state)).collect();
                 members.sort();
                 let seen: Vec<_> = reader.members().iter().map(|m| (m.name.clone(), m.peer.id, m.state)).collect();
                 prop_assert_eq!(seen, members);
