@@ -9,6 +9,7 @@ use rand::RngExt;
 use super::Node;
 use crate::effect::{Datagram, InputError, Outbox, Warning};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
+use crate::record::{Key, Owner};
 use crate::time::Time;
 use crate::wire::{
     Fingerprints, Header, Hello, Kind, Outgoing, Record, Refusal, RefusalReason, Section, Sections, SwimSection,
@@ -76,7 +77,9 @@ impl Node {
         let known = self.roster.get(header.sender).filter(|entry| header.is_from(&entry.peer));
         let Some(known) = known else {
             self.counters.strangers += 1;
-            self.contacts.ask(from, now, &mut self.rng);
+            if !self.tell_of_later_start(now, from, header, out) {
+                self.contacts.ask(from, now, &mut self.rng);
+            }
             return Err(InputError::NotAccepted("a stranger"));
         };
         if known.state == MemberState::Left {
@@ -148,6 +151,24 @@ impl Node {
         if let Some(step) = self.sync.observe(now, sender.id, is_equal) {
             self.take_step(now, step, out);
         }
+    }
+
+    /// Tells a process that is not the latest start of its id what the latest says of itself: a copy of its data
+    /// directory lives, and it must stop. False if it is nobody like that.
+    fn tell_of_later_start(&mut self, now: Time, to: SocketAddr, header: &Header, out: &mut Outbox) -> bool {
+        let Some(entry) = self.roster.get(header.sender).filter(|entry| header.epoch < entry.peer.epoch()) else {
+            return false;
+        };
+        let owner = Owner { id: header.sender, epoch: entry.peer.epoch() };
+        let key = Key::member();
+        let Some((version, body)) = self.table.body(owner, &key) else { return true };
+        let record = Record::encode(owner, &key, version, body);
+        if self.refusals.take(now) {
+            let mut filling = self.outgoing(Kind::Gossip);
+            filling.rumors(0, [&record[..]]).expect("one record fits a datagram");
+            out.datagrams.push(Datagram { to, nonce: Some(header.nonce), bytes: filling.finish() });
+        }
+        true
     }
 
     pub(super) fn fingerprints(&self, wants_answer: bool) -> Fingerprints {

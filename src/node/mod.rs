@@ -517,8 +517,12 @@ impl Node {
         }
     }
 
+    /// The node cannot go on: from here on it is silent.
     fn fail(&mut self, fatal: Fatal, out: &mut Outbox) {
-        out.events.push(Event::Fatal(fatal));
+        if !self.has_left {
+            self.has_left = true;
+            out.events.push(Event::Fatal(fatal));
+        }
     }
 
     fn swim_error(&mut self, error: SwimError) -> InputError {
@@ -547,3 +551,6 @@ impl Node {
         (WIRE_OLDEST, WIRE_NEWEST)
     }
 }
+
+#[cfg(test)]
+mod tests;
