@@ -93,6 +93,11 @@ impl Contacts {
         self.seeds.iter().copied().filter(|addr| !self.own.contains(addr))
     }
 
+    /// Whether our own address is among the seeds.
+    pub(crate) fn is_seed(&self) -> bool {
+        self.seeds.iter().any(|addr| self.own.contains(addr))
+    }
+
     /// Whether there is anybody to look for before this start can be called the first.
     pub(crate) fn has_remembered(&self) -> bool {
         !self.remembered.is_empty()

@@ -105,7 +105,7 @@ impl Node {
             Section::Rumors { until, records } => {
                 self.counters.rumors_received += records.len() as u64;
                 for record in records {
-                    self.take_record(now, record, until, Some(sender), out);
+                    self.take_record(now, record, Some(until), Some(sender), out);
                 }
                 Ok(())
             }
@@ -228,7 +228,7 @@ impl Node {
         }
         let generation = Generation::new(header.epoch, hello.bump);
         let peer = Peer { id: header.sender, addr: hello.addr, generation, nonce: header.nonce };
-        self.meet(now, peer, out);
+        self.meet(now, peer, from, out);
         Ok(())
     }
 
@@ -352,7 +352,10 @@ impl Node {
         });
         if !records.is_empty() {
             self.counters.rumors_sent += records.len() as u64;
-            filling.rumors(0, records.iter().map(Vec::as_slice)).expect("measured against the room");
+            // Measured against the room.
+            if filling.rumors(0, records.iter().map(Vec::as_slice)).is_err() {
+                self.counters.bugs += 1;
+            }
         }
     }
 
@@ -409,10 +412,13 @@ impl Node {
             // One always fits: asserted where the sizes are defined.
             let count = fits.count().max(1);
             let (now, later) = rest.split_at(count);
-            filling.rumors(until, now.iter().map(|record| &**record)).expect("measured against the room");
+            rest = later;
+            if filling.rumors(until, now.iter().map(|record| &**record)).is_err() {
+                self.counters.bugs += 1;
+                continue;
+            }
             self.counters.rumors_sent += count as u64;
             out.datagrams.push(Datagram { to: to.addr, nonce: Some(to.nonce), bytes: filling.finish() });
-            rest = later;
         }
     }
 }

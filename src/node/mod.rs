@@ -34,6 +34,12 @@ use exchange::Conversation;
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
 pub const LIMBO_MAX: usize = 1_024;
 
+/// Bytes of records that wait in limbo.
+pub const LIMBO_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Goodbyes that are being passed on at once; further ones are dropped, counted, and left to anti-entropy.
+pub const GOODBYES_MAX: usize = 4_096;
+
 /// Changes of its own records that a member may make in a second, and at once.
 pub const OWN_CHANGES_PER_SECOND: u32 = 1_000;
 /// See [`OWN_CHANGES_PER_SECOND`].
@@ -59,6 +65,9 @@ const LIMBO_KEPT: Duration = Duration::from_secs(30);
 
 /// How long a start with remembered members, but no seeds, looks for them before it calls itself the first.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+/// Of the remembered members, how many are asked at the start; the others in turn.
+const REMEMBERED_AT_ONCE: usize = 16;
 
 /// After how many rounds a start that is itself one of its seeds calls itself the first, when no other answers.
 const SEED_ROUNDS: u32 = 4;
@@ -116,6 +125,8 @@ pub struct ViewDigest {
 pub struct QueueLengths {
     /// Rumors remembered; at most [`crate::rumors::RUMORS_MAX`].
     pub rumors: usize,
+    /// Rumors that wait for a repeat; never more than are remembered.
+    pub repeats: usize,
     /// Addresses being asked; at most [`crate::contact::CONTACTS_MAX`].
     pub contacts: usize,
     /// Records in limbo; at most [`LIMBO_MAX`].
@@ -191,14 +202,15 @@ pub struct Node {
     /// What an operator was told, and when.
     warned: BTreeMap<(u8, SocketAddr), Time>,
     /// Records whose owner is not known (yet).
-    limbo: BTreeMap<NodeId, Vec<(Time, Record, u64)>>,
-    limbo_len: usize,
+    limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
     conversations: BTreeMap<u64, Conversation>,
     /// Whether we have yet to pull everything from somebody, and not before when.
     needs_pull: bool,
     pull_at: Time,
+    /// Pulls from members that were themselves not ready.
+    vain_pulls: u32,
     /// Whether we are ready but for namesakes that may yet answer.
     is_joined: bool,
     next_token: u64,
@@ -257,12 +269,12 @@ impl Node {
             refusals: Allowance::new(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now),
             namesakes: BTreeMap::new(),
             warned: BTreeMap::new(),
-            limbo: BTreeMap::new(),
-            limbo_len: 0,
+            limbo: records::Limbo::default(),
             goodbyes: BTreeMap::new(),
             conversations: BTreeMap::new(),
             needs_pull: true,
             pull_at: now,
+            vain_pulls: 0,
             is_joined: false,
             next_token: 0,
             sent: 0,
@@ -382,7 +394,8 @@ impl Node {
         QueueLengths {
             rumors: self.rumors.len(),
             contacts: self.contacts.asked_len(),
-            limbo: self.limbo_len,
+            repeats: self.rumors.waiting_len(),
+            limbo: self.limbo.len,
             conversations: self.conversations.len(),
             timers: self.swim.timers_len(),
             updates: self.swim.backlog(),
@@ -403,6 +416,9 @@ impl Node {
         self.table.begin(owner);
         self.table.set_counted(owner.id, true);
         self.state_self(now, false, out);
+        for addr in self.config.remembered.iter().take(REMEMBERED_AT_ONCE) {
+            self.contacts.ask(*addr, now, &mut self.rng);
+        }
     }
 
     /// Judges every deadline that has passed.
@@ -471,7 +487,7 @@ impl Node {
             return;
         }
         let seeds = self.contacts.seeds().count();
-        let is_seed = self.config.seeds.len() > seeds;
+        let is_seed = self.contacts.is_seed();
         let has_looked = !self.contacts.has_remembered() || now.since(self.started) >= LOOK_AROUND;
         let is_first = if seeds == 0 { has_looked } else { is_seed && self.contacts.rounds > SEED_ROUNDS };
         if is_first {
