@@ -136,6 +136,18 @@ impl Contacts {
         self.ask_anyway(addr, now, rng);
     }
 
+    /// Asks an address at once, however silent it was: there is fresh news of somebody there.
+    pub(crate) fn ask_now(&mut self, addr: SocketAddr, now: Time, rng: &mut Xoshiro256PlusPlus) {
+        if self.own.contains(&addr) {
+            return;
+        }
+        self.silent.remove(&addr);
+        match self.asked.get_mut(&addr) {
+            Some(asked) => (asked.tries, asked.next) = (0, now),
+            None => self.ask_anyway(addr, now, rng),
+        }
+    }
+
     fn ask_anyway(&mut self, addr: SocketAddr, now: Time, rng: &mut Xoshiro256PlusPlus) {
         self.begin(addr, 0, now, rng);
     }
@@ -156,7 +168,7 @@ impl Contacts {
     /// An address answered: whether that is the answer to what we asked.
     pub(crate) fn answered(&mut self, from: SocketAddr, cookie: u64) -> bool {
         match self.asked.get(&from) {
-            Some(asked) if asked.cookie == cookie && asked.tries > 0 => {
+            Some(asked) if asked.cookie == cookie => {
                 self.asked.remove(&from);
                 self.silent.remove(&from);
                 true

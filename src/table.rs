@@ -462,7 +462,8 @@ impl Table {
             .collect();
         newer.sort_by_key(|(_, entry)| entry.version);
         let owner = Owner { id, epoch: owned.epoch };
-        let watermark = owned.watermark;
+        // Who asks beyond our own watermark has no gap below `since`, and we claim nothing above it.
+        let watermark = owned.watermark.max(since);
         let mut delta = Delta { owner, since, watermark, is_whole, more: false, records: Vec::new() };
         let mut bytes = 0;
         for (key, entry) in newer {
@@ -474,7 +475,7 @@ impl Table {
             bytes += record_bytes(&record);
             if bytes > bytes_max && !delta.records.is_empty() {
                 let last = delta.records.last().map_or(since, |record: &Record| record.version);
-                delta.watermark = delta.watermark.min(last);
+                delta.watermark = delta.watermark.min(last).max(since);
                 // A gap of our own below the cut: asking again would bring the same.
                 delta.more = delta.watermark > since;
                 break;

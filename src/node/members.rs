@@ -123,7 +123,7 @@ impl Node {
             if is_proven {
                 self.evict(now, id, out);
             } else if self.roster.get(id).is_some_and(|entry| entry.state.is_present()) {
-                self.contacts.ask(peer.addr, now, &mut self.rng);
+                self.contacts.ask_now(peer.addr, now, &mut self.rng);
             }
         }
     }
