@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::effect::{Event, InputError};
+use crate::effect::{Event, InputError, Warning};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Endpoint, Instance, InstanceError, Key, check_name};
@@ -110,7 +110,8 @@ impl Builder {
                     let link = Arc::clone(&registry.link);
                     drop(registry);
                     link.stop_reason().await;
-                    return Err(StartError::NotJoined { join, waited: wait });
+                    let refusal = link.refusal().map(|warning| Warning::clone(&warning));
+                    return Err(StartError::NotJoined { join, waited: wait, refusal });
                 }
                 tracing::warn!(target: driver::NODE_LOG, ?join, "nobody to join has answered within {wait:?}; going on");
                 Ok(registry)
@@ -168,16 +169,22 @@ pub enum StartError {
     #[error(transparent)]
     Drive(DriveError),
     /// Nobody to join answered in time.
-    #[error("none of {join:?} has answered within {waited:?}")]
+    #[error("could not join through any of {join:?} within {waited:?}: {}", cause(.refusal))]
     NotJoined {
         /// What was to be joined.
         join: Vec<String>,
         /// How long it was waited.
         waited: Duration,
+        /// Why the last that answered was no help; `None` if nobody answered.
+        refusal: Option<Warning>,
     },
     /// The member stopped while it joined: its name or its id belongs to another live member ...
     #[error(transparent)]
     Stopped(StopReason),
+}
+
+fn cause(refusal: &Option<Warning>) -> String {
+    refusal.as_ref().map_or_else(|| "nobody answers".into(), ToString::to_string)
 }
 
 impl From<DriveError> for StartError {

@@ -74,6 +74,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
             StartError::Invalid(_) | StartError::TooManyToJoin { .. } => Exit::Usage,
+            StartError::NotJoined { refusal: Some(_), .. } => Exit::Refused,
             StartError::NotJoined { .. } => Exit::Timeout,
             StartError::NotLoopback { .. } | StartError::Stopped(StopReason::Fatal(_)) => Exit::Refused,
             _ => Exit::Failed,

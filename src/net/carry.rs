@@ -198,7 +198,10 @@ impl Carrier {
             self.view.apply(event);
             match event {
                 Event::Ready => is_ready = true,
-                Event::Warning(warning) => tracing::warn!(target: NODE_LOG, "{warning}"),
+                Event::Warning(warning) => {
+                    self.link.note_refusal(warning);
+                    tracing::warn!(target: NODE_LOG, "{warning}");
+                }
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
                 Event::MemberUp(_)

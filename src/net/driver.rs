@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
 use super::tls::{ClusterTls, DEVELOPMENT_KEY, TlsError};
-use crate::effect::{Input, InputError};
+use crate::effect::{Input, InputError, Warning};
 use crate::node::{Config, Node};
 use crate::peer::{NodeId, Peer};
 use crate::record::{Instance, Key};
@@ -164,12 +164,25 @@ pub(crate) struct Link {
     pub(crate) reader: Reader,
     pub(crate) hub: Hub,
     peer: ArcSwap<Peer>,
+    /// The last that refused us, or that we had to refuse.
+    refusal: ArcSwapOption<Warning>,
     status: watch::Sender<Status>,
     /// Numbers registrations, from 1.
     serials: AtomicU64,
 }
 
 impl Link {
+    /// Why a member that answered is no help, as far as one said so: another cluster, another wire version.
+    pub(crate) fn refusal(&self) -> Option<Arc<Warning>> {
+        self.refusal.load_full()
+    }
+
+    pub(super) fn note_refusal(&self, warning: &Warning) {
+        if matches!(warning, Warning::OtherCluster { .. } | Warning::WireVersion { .. }) {
+            self.refusal.store(Some(Arc::new(warning.clone())));
+        }
+    }
+
     pub(crate) fn peer(&self) -> Peer {
         **self.peer.load()
     }
@@ -346,6 +359,7 @@ impl Driver {
             reader: view.reader(),
             hub: Hub::new(),
             peer: ArcSwap::from_pointee(node.peer()),
+            refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),
             serials: AtomicU64::new(0),
         });
