@@ -38,7 +38,7 @@ pub(crate) fn join(options: &Options, report: &mut Report) -> Result<(), FleetEr
         for node in fleet.nodes.iter().filter(|node| !node.holds(nodes)) {
             report.miss(&format!("run {run}: the view of {} was complete, and is not any more", node.name));
         }
-        fleet.confess(report)?;
+        fleet.confess(report, &[])?;
     }
     report.figure("from the second to the last start", "ms", &first_start, &[]);
     report.figure("a view is complete", "ms", &each, &[]);
@@ -93,7 +93,7 @@ pub(crate) fn change(options: &Options, report: &mut Report) -> Result<(), Fleet
     let what = "datagrams with the record, per member and change";
     report.figure(what, "sent", &per_change("rumors_sent"), &[Target::Mean(5.0)]);
     report.figure("records brought by syncs, per member and change", "records", &per_change("synced_records"), &[]);
-    fleet.confess(report)
+    fleet.confess(report, &[])
 }
 
 /// A member joins long after all registrations.
@@ -121,7 +121,7 @@ pub(crate) fn late(options: &Options, report: &mut Report) -> Result<(), FleetEr
         fleet.until_all_hold(nodes)?;
     }
     report.figure("the late one knows every record", "ms", &times, &[Target::Max(1_000.0)]);
-    fleet.confess(report)
+    fleet.confess(report, &[])
 }
 
 /// Members that do nothing.
@@ -169,7 +169,7 @@ pub(crate) fn idle(options: &Options, report: &mut Report) -> Result<(), FleetEr
     let mut most: Vec<_> = used.iter().map(|(index, usage)| (usage.rss, usage.anonymous, *index)).collect();
     most.sort_by(|a, b| b.0.total_cmp(&a.0));
     report.note(format!("the largest (resident KiB, own KiB, member): {:.0?}", &most[..most.len().min(5)]));
-    fleet.confess(report)
+    fleet.confess(report, &[])
 }
 
 /// Kills one member and starts it again at its address, with its data directory and without.
@@ -193,8 +193,7 @@ pub(crate) fn restart(options: &Options, report: &mut Report) -> Result<(), Flee
             let is_new = |line: &Line| of_start(line, &name) == Some(number);
             let is_settled = |fleet: &Fleet| {
                 let mut others = fleet.others(victim);
-                fleet.nodes[victim].holds(nodes)
-                    && others.all(|n| n.holds(nodes) && n.first(is_new).is_some())
+                fleet.nodes[victim].holds(nodes) && others.all(|n| n.holds(nodes) && n.first(is_new).is_some())
             };
             fleet.until(is_settled);
             for node in fleet.others(victim) {
@@ -225,7 +224,7 @@ pub(crate) fn restart(options: &Options, report: &mut Report) -> Result<(), Flee
         } else {
             report.figure("without: the old identity is gone", "ms", &gone, &[Target::Max(OLD_GONE_MS)]);
         }
-        fleet.confess(report)?;
+        fleet.confess(report, if keeps { &[] } else { &["members_down"] })?;
     }
     Ok(())
 }
@@ -316,7 +315,7 @@ pub(crate) fn large(options: &Options, report: &mut Report) -> Result<(), FleetE
         last.push_time(times.max().unwrap_or_default());
     }
     report.figure("the last of the others has the large record", "ms", &last, &[]);
-    fleet.confess(report)?;
+    fleet.confess(report, &[])?;
 
     fleet.mark();
     let spec = format!("name=huge,addr=127.0.0.1:80,id=huge,meta.text={}", "x".repeat(TOO_LARGE));
@@ -370,7 +369,7 @@ pub(crate) fn leave(options: &Options, report: &mut Report) -> Result<(), FleetE
     }
     report.figure("one of the others drops the instance", "ms", &each, &[Target::P99(150.0)]);
     report.figure("the last of the others drops it", "ms", &last, &[Target::P99(150.0)]);
-    fleet.confess(report)
+    fleet.confess(report, &[])
 }
 
 /// A member is killed, until the others tell it as down.
@@ -405,7 +404,7 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
     }
     report.figure("the first of the others tells it", "ms", &first, &[]);
     report.figure("the last of the others tells it", "ms", &last, &[]);
-    fleet.confess(report)
+    fleet.confess(report, &["members_down"])
 }
 
 /// A member stands still for a while and goes on: it is busy, not dead.
@@ -432,7 +431,7 @@ pub(crate) fn stop(options: &Options, report: &mut Report) -> Result<(), FleetEr
         }
         fleet.until_all_hold(nodes)?;
     }
-    fleet.confess(report)
+    fleet.confess(report, &["driver_stalls"])
 }
 
 /// How much a counter grew at each member.

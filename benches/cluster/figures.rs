@@ -103,7 +103,7 @@ impl Report {
         let quantiles = [0.50, 0.99, 1.0].map(|share| samples.quantile(share));
         let [p50, p99, max] = quantiles;
         let (mean, count) = (samples.mean(), values.len());
-        println!("   {what}: p50 {p50:.2} p99 {p99:.2} max {max:.2} mean {mean:.2} {unit} ({count} samples)");
+        println!("   {what}: p50 {p50:.3} p99 {p99:.3} max {max:.3} mean {mean:.3} {unit} ({count} samples)");
         for target in targets.iter().filter(|_| self.is_timed) {
             let (name, limit) = target.parts();
             // Not `>`: what is no number misses too.
@@ -111,7 +111,7 @@ impl Report {
                 println!("      target {name} <= {limit} {unit}: holds");
             } else {
                 self.misses += 1;
-                println!("      target {name} <= {limit} {unit}: MISSED by {:.2}", target.value(samples) - limit);
+                println!("      target {name} <= {limit} {unit}: MISSED by {:.3}", target.value(samples) - limit);
             }
         }
     }
