@@ -227,6 +227,14 @@ pub enum Warning {
         /// Where it listens.
         addr: SocketAddr,
     },
+    /// An earlier start of our own id still lives: a copied data directory. It is being told to stop.
+    #[error("an earlier process with our id {id} still runs at {addr}; is its data directory a copy?")]
+    Cloned {
+        /// The id.
+        id: NodeId,
+        /// Where the other listens.
+        addr: SocketAddr,
+    },
     /// No seed has answered yet.
     #[error("no answer from {seeds} seed addresses after {tries} tries; going on")]
     NoSeedAnswers {
@@ -256,6 +264,12 @@ pub enum Fatal {
         id: NodeId,
         /// Where the other listens.
         addr: SocketAddr,
+    },
+    /// The others called this start dead so often that it has no further life to begin: start the process again.
+    #[error("called dead {renewals} times since this start; a new start is needed")]
+    WornOut {
+        /// How often it was renewed.
+        renewals: u16,
     },
     /// A live member had our name when we joined.
     #[error("the name {name:?} belongs to the live member {id} at {addr}")]

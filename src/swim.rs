@@ -60,6 +60,8 @@ pub(crate) enum Note {
     Renewed(Peer),
     /// Somebody else has our id, and a better claim to it.
     Outranked(Peer),
+    /// We were called dead, and have no further life.
+    WornOut,
 }
 
 /// Why foca did not take an input.
@@ -400,7 +402,8 @@ impl Runtime<Peer> for Effects {
             Notification::MemberDown(peer) => Note::Down(*peer),
             Notification::Rename(_, after) => Note::Renamed(*after),
             Notification::Rejoin(me) => Note::Renewed(*me),
-            Notification::Active | Notification::Idle | Notification::Defunct => return,
+            Notification::Defunct => Note::WornOut,
+            Notification::Active | Notification::Idle => return,
         };
         self.notes.push(note);
     }

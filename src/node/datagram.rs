@@ -72,7 +72,7 @@ impl Node {
         out: &mut Outbox,
     ) -> Result<(), InputError> {
         if header.sender == self.config.id {
-            return self.on_own_id(from, header, out);
+            return self.on_own_id(now, from, header, out);
         }
         let known = self.roster.get(header.sender).filter(|entry| header.is_from(&entry.peer));
         let Some(known) = known else {
@@ -176,7 +176,7 @@ impl Node {
     }
 
     /// Somebody who says to be us: ourselves, or another start of our id.
-    fn on_own_id(&mut self, from: SocketAddr, header: &Header, out: &mut Outbox) -> Result<(), InputError> {
+    fn on_own_id(&mut self, now: Time, from: SocketAddr, header: &Header, out: &mut Outbox) -> Result<(), InputError> {
         let me = self.peer();
         if header.is_from(&me) {
             self.counters.echoes += 1;
@@ -184,6 +184,7 @@ impl Node {
         }
         let rival = Peer { addr: from, generation: Generation::first(header.epoch), nonce: header.nonce, ..me };
         self.meet_rival(&rival, out);
+        self.warn(now, from, Warning::Cloned { id: me.id, addr: from }, out);
         Err(InputError::NotAccepted("another start of our own id"))
     }
 
@@ -202,7 +203,7 @@ impl Node {
             return Err(InputError::NotAccepted("too many hellos"));
         }
         if header.sender == self.config.id && !header.is_from(&self.peer()) {
-            let _ = self.on_own_id(from, header, out);
+            let _ = self.on_own_id(now, from, header, out);
         }
         self.say(Kind::HelloBack, from, hello.cookie, out);
         Ok(())

@@ -32,6 +32,10 @@ impl Node {
                         self.state_self(now, false, out);
                     }
                     Note::Outranked(rival) => self.meet_rival(&rival, out),
+                    Note::WornOut => {
+                        let renewals = self.peer().generation.bump();
+                        self.fail(Fatal::WornOut { renewals }, out);
+                    }
                 }
             }
         }

@@ -524,10 +524,12 @@ impl Node {
         let kind = match warning {
             Warning::OtherCluster { .. } => 0,
             Warning::WireVersion { .. } => 1,
-            _ => 2,
+            Warning::DuplicateName { .. } => 2,
+            Warning::Cloned { .. } => 3,
+            Warning::NoSeedAnswers { .. } | Warning::Limit { .. } => 4,
         };
         self.warned.retain(|_, at| now.since(*at) < WARN_AGAIN_AFTER);
-        if self.warned.len() < WARNED_MAX && !self.warned.contains_key(&(kind, from)) {
+        if !self.has_left && self.warned.len() < WARNED_MAX && !self.warned.contains_key(&(kind, from)) {
             self.warned.insert((kind, from), now);
             out.events.push(Event::Warning(warning));
         }
