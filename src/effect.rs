@@ -235,6 +235,14 @@ pub enum Warning {
         /// Where the other listens.
         addr: SocketAddr,
     },
+    /// A sender and we have no cluster key in common, or one of us uses none.
+    #[error("{from} and we do not share the cluster key: {problem}")]
+    Key {
+        /// Who sent it, or says so: addresses of datagrams can be forged.
+        from: SocketAddr,
+        /// What is wrong.
+        problem: KeyProblem,
+    },
     /// No seed has answered yet.
     #[error("no answer from {seeds} seed addresses after {tries} tries; going on")]
     NoSeedAnswers {
@@ -251,6 +259,35 @@ pub enum Warning {
         /// The value that it limits to.
         value: u64,
     },
+}
+
+/// Why a datagram could not be taken for that of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KeyProblem {
+    /// It is sealed with a key that we do not have.
+    #[error("its datagram is sealed with key {id}, which we do not have")]
+    Unknown {
+        /// The id of its key.
+        id: u8,
+    },
+    /// It says to be sealed with a key that we have, and is not, or for another cluster's name.
+    #[error("its datagram names our key {id} and cannot be opened with it")]
+    DoesNotOpen {
+        /// The id of the key.
+        id: u8,
+    },
+    /// It is sealed, and we have no key at all.
+    #[error("its datagram is sealed with key {id}, and we have none")]
+    NoKey {
+        /// The id of its key.
+        id: u8,
+    },
+    /// It is in clear, and we have a key.
+    #[error("its datagram is not sealed")]
+    Clear,
+    /// It says that it could not open ours.
+    #[error("it could not open our datagram")]
+    Refused,
 }
 
 /// Why a node cannot go on.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rand::RngExt;
 
 use super::Node;
-use crate::effect::{Datagram, InputError, Outbox, Warning};
+use crate::effect::{Datagram, InputError, KeyProblem, Outbox, Warning};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner};
 use crate::time::Time;
@@ -257,9 +257,8 @@ impl Node {
         self.counters.refusals_received += 1;
         let warning = match refusal.reason {
             RefusalReason::Version => Warning::WireVersion { from, theirs: refusal.wire, ours: Self::wire_range() },
-            RefusalReason::Cluster | RefusalReason::Key => {
-                Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster }
-            }
+            RefusalReason::Cluster => Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster },
+            RefusalReason::Key => Warning::Key { from, problem: KeyProblem::Refused },
         };
         self.warn(now, from, warning, out);
         Ok(())

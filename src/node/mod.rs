@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng};
 use crate::contact::{Around, Contacts};
 use crate::counters::Counters;
 use crate::effect::{Event, Fatal, Input, InputError, Outbox, Warning};
+use crate::pace::{Allowance, Warned};
 use crate::peer::{Epoch, Generation, Member, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::roster::{self, Roster};
@@ -74,10 +75,6 @@ const SEED_ROUNDS: u32 = 4;
 
 /// After how many rounds without an answer an operator is told.
 const ROUNDS_WARNED: u32 = 6;
-
-/// How long until an operator is told the same thing again, and of how many things within that time.
-const WARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
-const WARNED_MAX: usize = 256;
 
 /// When a goodbye is said again.
 const FAREWELLS: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(110)];
@@ -139,32 +136,6 @@ pub struct QueueLengths {
     pub updates: usize,
 }
 
-/// A bucket of permissions that fills with time.
-#[derive(Debug)]
-struct Allowance {
-    left: f64,
-    at_once: f64,
-    per_second: f64,
-    from: Time,
-}
-
-impl Allowance {
-    fn new(per_second: u32, at_once: u32, now: Time) -> Self {
-        Self { left: f64::from(at_once), at_once: f64::from(at_once), per_second: f64::from(per_second), from: now }
-    }
-
-    fn take(&mut self, now: Time) -> bool {
-        let filled = now.since(self.from).as_secs_f64() * self.per_second;
-        self.left = (self.left + filled).min(self.at_once);
-        self.from = now;
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
-    }
-}
-
 /// The core of one process.
 ///
 /// 1. Time never goes back.
@@ -200,7 +171,7 @@ pub struct Node {
     /// Members that have our name, and whether they had it when we joined.
     namesakes: BTreeMap<NodeId, bool>,
     /// What an operator was told, and when.
-    warned: BTreeMap<(u8, SocketAddr), Time>,
+    warned: Warned,
     /// Records whose owner is not known (yet).
     limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
@@ -268,7 +239,7 @@ impl Node {
             hellos: Allowance::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND, now),
             refusals: Allowance::new(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now),
             namesakes: BTreeMap::new(),
-            warned: BTreeMap::new(),
+            warned: Warned::default(),
             limbo: records::Limbo::default(),
             goodbyes: BTreeMap::new(),
             conversations: BTreeMap::new(),
@@ -521,17 +492,10 @@ impl Node {
 
     /// Tells an operator, at most once a minute of the same thing.
     fn warn(&mut self, now: Time, from: SocketAddr, warning: Warning, out: &mut Outbox) {
-        let kind = match warning {
-            Warning::OtherCluster { .. } => 0,
-            Warning::WireVersion { .. } => 1,
-            Warning::DuplicateName { .. } => 2,
-            Warning::Cloned { .. } => 3,
-            Warning::NoSeedAnswers { .. } | Warning::Limit { .. } => 4,
-        };
-        self.warned.retain(|_, at| now.since(*at) < WARN_AGAIN_AFTER);
-        if !self.has_left && self.warned.len() < WARNED_MAX && !self.warned.contains_key(&(kind, from)) {
-            self.warned.insert((kind, from), now);
+        if !self.has_left && self.warned.may_tell(now, from, &warning) {
             out.events.push(Event::Warning(warning));
+        } else {
+            self.counters.warnings_limited += 1;
         }
     }
 
