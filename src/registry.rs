@@ -10,9 +10,13 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::effect::{Event, InputError, Warning};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
+use crate::net::rotate::{KeyChange, Trust};
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Endpoint, Instance, InstanceError, Key, check_name};
 
+pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
+pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
+pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Stats};
 pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 
@@ -45,6 +49,8 @@ impl Default for JoinPolicy {
 pub struct Builder {
     plan: Plan,
     policy: JoinPolicy,
+    keys: Vec<ClusterKey>,
+    is_insecure: bool,
 }
 
 impl Builder {
@@ -87,12 +93,54 @@ impl Builder {
         self
     }
 
+    /// Seals all that the member says with this cluster key, and believes only what is sealed with it. Several keys are
+    /// all believed, and the first one seals; see also [`keyring`](Self::keyring). Without a key only loopback
+    /// addresses can be used.
+    pub fn key(mut self, key: ClusterKey) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// Like [`key`](Self::key), with a ring that was kept: it says itself which key seals.
+    pub fn keyring(mut self, ring: Keyring) -> Self {
+        self.plan.trust.ring = Some(ring);
+        self
+    }
+
+    /// Lets a member without a key use addresses that other machines can reach. Then **everybody who can reach its
+    /// port is a member**, can read all and change all.
+    pub fn insecure(mut self, is_insecure: bool) -> Self {
+        self.is_insecure = is_insecure;
+        self
+    }
+
+    /// What a member with a key does with datagrams in clear: for turning encryption on in a running cluster.
+    pub fn accept_plaintext(mut self, plaintext: Plaintext) -> Self {
+        self.plan.trust.plaintext = plaintext;
+        self
+    }
+
+    /// Authenticates streams with certificates of your own, in PEM files, instead of ones that the cluster key makes.
+    /// Every certificate must carry the DNS name [`MEMBER_NAME`](crate::net::tls::MEMBER_NAME), for servers and
+    /// clients both. Datagrams need the cluster key all the same; it cannot be changed while running.
+    pub fn tls_pem(mut self, files: PemFiles) -> Self {
+        self.plan.trust.pem = Some(files);
+        self
+    }
+
     /// Starts the member on a thread of its own. Works within any async runtime, and needs none of its services.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
-    pub async fn start(self) -> Result<Registry, StartError> {
-        check(&self.plan)?;
+    pub async fn start(mut self) -> Result<Registry, StartError> {
+        for key in std::mem::take(&mut self.keys) {
+            match &mut self.plan.trust.ring {
+                Some(ring) => ring.add(key)?,
+                none => *none = Some(Keyring::new(key)?),
+            }
+        }
+        check(&self.plan, self.is_insecure)?;
+        warn_of_danger(&self.plan);
         let join = self.plan.join.clone();
         let (commands, link) = driver::start(self.plan).await?;
         let registry = Registry { commands, link };
@@ -121,15 +169,16 @@ impl Builder {
 }
 
 /// Checks all that can be checked before anything is touched.
-fn check(plan: &Plan) -> Result<(), StartError> {
+fn check(plan: &Plan, is_insecure: bool) -> Result<(), StartError> {
     check_name("cluster name", &plan.cluster)?;
     check_name("member name", &plan.name)?;
     if !plan.zone.is_empty() {
         check_name("zone", &plan.zone)?;
     }
-    // Until there are keys, whoever reaches the port is a member: so nobody else's machine may.
+    // Without a key, whoever reaches the port is a member: so nobody else's machine may, unless that is wanted.
+    let is_open = plan.trust.ring.is_some() || is_insecure;
     for (what, addr) in [("bind", Some(plan.bind)), ("advertise", plan.advertise)] {
-        if let Some(addr) = addr.filter(|addr| !addr.ip().to_canonical().is_loopback()) {
+        if let Some(addr) = addr.filter(|addr| !is_open && !addr.ip().to_canonical().is_loopback()) {
             return Err(StartError::NotLoopback { what, addr });
         }
     }
@@ -142,6 +191,17 @@ fn check(plan: &Plan) -> Result<(), StartError> {
     Ok(())
 }
 
+fn warn_of_danger(plan: &Plan) {
+    let is_loopback = |addr: SocketAddr| addr.ip().to_canonical().is_loopback();
+    if plan.trust.ring.is_none() && !is_loopback(plan.bind) {
+        tracing::warn!(target: driver::NODE_LOG, bind = %plan.bind,
+            "insecure: without a cluster key, whoever reaches this port is a member and can change everything");
+    }
+    if plan.trust.ring.is_some() && plan.trust.plaintext != Plaintext::Refuse {
+        tracing::warn!(target: driver::NODE_LOG, "insecure: datagrams in clear are accepted from anybody");
+    }
+}
+
 /// Why a member could not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -150,13 +210,19 @@ pub enum StartError {
     #[error(transparent)]
     Invalid(#[from] InstanceError),
     /// An address that other machines can reach; without keys, only loopback is accepted.
-    #[error("cannot {what} {addr}: without a cluster key only loopback addresses are accepted")]
+    #[error(
+        "cannot {what} {addr}: without a cluster key only loopback addresses are accepted; give a key, or say \
+             that it shall be insecure"
+    )]
     NotLoopback {
         /// `bind` or `advertise`.
         what: &'static str,
         /// The address.
         addr: SocketAddr,
     },
+    /// The cluster keys do not make a ring.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
     /// Too many members to join through.
     #[error("{count} members to join through, the limit is {limit}")]
     TooManyToJoin {
@@ -217,8 +283,9 @@ impl Registry {
             advertise: None,
             join: Vec::new(),
             data_dir: None,
+            trust: Trust::default(),
         };
-        Builder { plan, policy: JoinPolicy::default() }
+        Builder { plan, policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
     }
 
     /// Who this member is now.
@@ -324,6 +391,54 @@ impl Registry {
         let (done, stats) = oneshot::channel();
         self.send(Command::Stats(done))?;
         self.answer(stats).await
+    }
+
+    /// The cluster keys of this member, and, asked just now, those of every other present member.
+    ///
+    /// It takes as long as the slowest of them, five seconds at most for every sixteen that do not answer.
+    ///
+    /// # Errors
+    /// See [`KeysError`].
+    pub async fn keys(&self) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(None).await
+    }
+
+    /// Believes one more cluster key from now on, here and at every present member. Members that are away learn of it
+    /// when they are back.
+    ///
+    /// # Errors
+    /// See [`KeysError`]; nothing changed, unless the member stopped.
+    pub async fn add_key(&self, key: ClusterKey) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Add(key))).await
+    }
+
+    /// Seals with this key of the ring from now on, here and at every present member. A member that does not have it
+    /// ([`KeysStatus::lacking`]) is out of touch until it is told; that happens by itself while it shares another.
+    ///
+    /// # Errors
+    /// As for [`add_key`](Self::add_key).
+    pub async fn use_key(&self, id: KeyId) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Use(id))).await
+    }
+
+    /// Believes this key no longer, here and at every present member. A member that is away and has no other cannot
+    /// come back until it is given a new one by hand.
+    ///
+    /// # Errors
+    /// As for [`add_key`](Self::add_key).
+    pub async fn remove_key(&self, id: KeyId) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Remove(id))).await
+    }
+
+    /// The ring of this member whenever it changes, secrets and all, for keeping it over a restart. `None` without a key.
+    pub fn keyring(&self) -> watch::Receiver<Option<Keyring>> {
+        self.link.keyring.subscribe()
+    }
+
+    async fn ask_keys(&self, change: Option<KeyChange>) -> Result<KeysStatus, KeysError> {
+        let (done, status) = oneshot::channel();
+        self.send(Command::Keys(change, done)).map_err(KeysError::Stopped)?;
+        self.answer(status).await.map_err(KeysError::Stopped)?
     }
 
     /// How far the member is.

@@ -19,11 +19,13 @@ use tokio::task::JoinHandle;
 use super::carry::{Answer, Carrier, SeedsKnown};
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
+use super::keys::Keyring;
 use super::quic::{self, Inbound, StreamLimits, Streams};
+use super::rotate::{KeyChange, KeysError, KeysStatus, Rotation, Trust, TrustError};
+use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
-use super::tls::{ClusterTls, DEVELOPMENT_KEY, TlsError};
 use crate::effect::{Input, InputError, Warning};
 use crate::node::{Config, Node};
 use crate::peer::{NodeId, Peer};
@@ -64,6 +66,7 @@ pub(crate) struct Plan {
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) join: Vec<String>,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) trust: Trust,
 }
 
 /// Why a driver could not start. Nothing is left running or open.
@@ -82,9 +85,9 @@ pub enum DriveError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] KeptError),
-    /// No certificate could be made.
+    /// There is nothing to authenticate streams with.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Trust(#[from] TrustError),
     /// Streams could not be started.
     #[error(transparent)]
     Streams(#[from] quic::StartError),
@@ -106,6 +109,8 @@ pub(crate) enum Command {
     Keep { serial: u64, key: Key },
     /// Say goodbye and stop.
     Leave,
+    /// Change the ring, if asked to; tell it to everybody, and tell who has which keys.
+    Keys(Option<KeyChange>, oneshot::Sender<Result<KeysStatus, KeysError>>),
     /// Tell the figures.
     Stats(oneshot::Sender<Stats>),
     /// Tell when a time has passed: the program's own runtime may have no timers.
@@ -163,6 +168,8 @@ pub(crate) struct Link {
     pub(crate) local: SocketAddr,
     pub(crate) reader: Reader,
     pub(crate) hub: Hub,
+    /// The keys, as they are now: whoever keeps them on disk waits for changes.
+    pub(crate) keyring: watch::Sender<Option<Keyring>>,
     peer: ArcSwap<Peer>,
     /// The last that refused us, or that we had to refuse.
     refusal: ArcSwapOption<Warning>,
@@ -328,7 +335,8 @@ impl Driver {
         let clock = Clock::start();
         let socket = Socket::bind(plan.bind)?;
         let local = socket.local_addr();
-        let tls = ClusterTls::mint(&DEVELOPMENT_KEY, cluster_tag(&plan.cluster))?;
+        let tag = cluster_tag(&plan.cluster);
+        let tls = plan.trust.tls(tag)?;
         let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
         let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
 
@@ -351,6 +359,10 @@ impl Driver {
         let known = if is_lost { SeedsKnown::NotYet } else { SeedsKnown::Yes };
 
         let node = Node::new(config.clone(), clock.now());
+        let now = clock.now();
+        let trust = &plan.trust;
+        let seal = Seal::new(&config.cluster, &node.peer(), trust.ring.as_ref(), trust.plaintext, now);
+        let rotation = Rotation::new(trust.clone(), tag, now);
         let view = View::new();
         let link = Arc::new(Link {
             clock,
@@ -358,6 +370,7 @@ impl Driver {
             local,
             reader: view.reader(),
             hub: Hub::new(),
+            keyring: watch::Sender::new(plan.trust.ring.clone()),
             peer: ArcSwap::from_pointee(node.peer()),
             refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),
@@ -367,8 +380,14 @@ impl Driver {
             tokio::spawn(seeds::resolve(plan.join, config.addr, config.seeds, link.status(), tell_seeds));
         }
         let (tell_answers, answers) = mpsc::unbounded_channel();
-        let carrier =
-            Carrier::new(node, (Arc::clone(&socket), streams), (view, Arc::clone(&link)), tell_answers, known);
+        let carrier = Carrier::new(
+            node,
+            (Arc::clone(&socket), streams),
+            (view, Arc::clone(&link)),
+            tell_answers,
+            known,
+            (seal, rotation),
+        );
         let registered = Registered::default();
         let seeds = new_seeds;
         Ok(Self { carrier, link, socket, inbound, answers, seeds, commands, registered, keeper, leaves_at: None })
@@ -418,7 +437,7 @@ impl Driver {
         let carrier = &mut self.carrier;
         for _ in 0..BATCHES_PER_TURN {
             let batch = self.socket.receive(&mut |from, bytes| {
-                let _ = carrier.hand(Input::Datagram { from, bytes });
+                carrier.receive(from, bytes);
             });
             match batch {
                 Ok(0) => break,
@@ -474,6 +493,15 @@ impl Driver {
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);
                 self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);
+            }
+            Command::Keys(change, done) => {
+                let changed = change.map_or(Ok(()), |change| self.carrier.change_keys(&change));
+                match changed {
+                    Ok(()) => self.carrier.keys_status(done),
+                    Err(error) => {
+                        let _ = done.send(Err(error));
+                    }
+                }
             }
             Command::Stats(done) => {
                 let _ = done.send(self.carrier.stats());

@@ -6,6 +6,7 @@ mod hub;
 pub mod kept;
 pub mod keys;
 pub mod quic;
+pub mod rotate;
 pub mod seal;
 mod seeds;
 pub mod socket;

@@ -141,8 +141,8 @@ pub enum SealError {
         /// The last one that was sealed.
         last: u64,
     },
-    /// It is not a datagram of ours.
-    #[error("bug: not a datagram of this start")]
+    /// It is not a datagram of this member.
+    #[error("bug: not a datagram of this member")]
     NotOurs,
 }
 
@@ -229,12 +229,15 @@ impl Seal {
     /// # Errors
     /// See [`SealError`]: bugs, all of them. Then the datagram must not be sent.
     pub fn seal(&mut self, nonce: Option<u64>, datagram: &mut Vec<u8>) -> Result<(), SealError> {
-        let Some(keys) = &self.keys else { return Ok(()) };
+        if self.keys.is_none() {
+            return Ok(());
+        }
         let header = Header::read(datagram).map(|(header, _)| header);
-        let header = header.ok().filter(|header| Start::from(header) == self.me).ok_or_else(|| {
+        let header = header.ok().filter(|header| header.sender == self.me.id).ok_or_else(|| {
             self.stats.not_sealed += 1;
             SealError::NotOurs
         })?;
+        self.become_start(Start::from(&header));
         if header.kind == Kind::Refusal {
             return Ok(());
         }
@@ -247,6 +250,7 @@ impl Seal {
             return Err(SealError::Counter { counter: header.counter, last: self.last_counter });
         }
         self.last_counter = header.counter;
+        let keys = self.keys.as_ref().expect("looked at above");
         datagram[Header::KEY_AT] = keys.in_use;
         let (head, body) = datagram.split_first_chunk_mut::<HEADER_BYTES>().expect("its header was read");
         let aad = self.aad.of(head, nonce.unwrap_or(0));
@@ -317,6 +321,17 @@ impl Seal {
     /// What was counted so far.
     pub fn stats(&self) -> SealStats {
         SealStats { sessions: self.sessions.len() as u64, ..self.stats }
+    }
+
+    /// A node may begin anew with a larger epoch while it runs. The counter goes on growing, so even if an old start
+    /// came back, no nonce would.
+    fn become_start(&mut self, start: Start) {
+        if start != self.me {
+            self.me = start;
+            if let Some(keys) = &mut self.keys {
+                keys.own = keys.find(keys.in_use).expect("it is in the ring").opener(&start);
+            }
+        }
     }
 
     fn accept_clear(&mut self, header: &Header) -> Result<(), OpenError> {
@@ -649,7 +664,10 @@ mod tests {
         let (a, b) = (peer(1, 1), peer(2, 1));
         let bytes = gossip(&mut keyed(1, 7), &a, &b, 0x0102_0304_0506);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "0101002242084e340100000000000000010000000000e9030000000000000605040302015d96371d149718bdebd1f07a7703a7021d5b7165");
+        assert_eq!(
+            hex,
+            "0101002242084e340100000000000000010000000000e9030000000000000605040302015d96371d149718bdebd1f07a7703a7021d5b7165"
+        );
         assert_eq!(open(&mut keyed(2, 7), &bytes).unwrap(), b"news");
     }
 

@@ -68,6 +68,7 @@ pub fn cluster_tag(name: &str) -> u32 {
 
 impl Header {
     /// Where the id of the key stands.
+    #[cfg(feature = "net")]
     pub(crate) const KEY_AT: usize = 3;
 
     /// A header from `sender`.
