@@ -5,6 +5,7 @@ mod control;
 mod demo;
 mod exit;
 mod jsonl;
+mod keys;
 mod node;
 mod output;
 mod signals;
@@ -40,6 +41,7 @@ pub(crate) struct Cli {
 enum Command {
     Node(Box<node::Args>),
     Demo(demo::Args),
+    Keygen(keys::KeygenArgs),
 }
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
@@ -83,6 +85,7 @@ fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
         let result = match cli.command {
             Command::Node(args) => node::run(*args, &output).await,
             Command::Demo(args) => demo::run(args, &output).await,
+            Command::Keygen(args) => keys::generate(&args, &output).await,
         };
         result.and(output.finish().await)
     })
