@@ -430,7 +430,8 @@ impl Registry {
         self.ask_keys(Some(KeyChange::Remove(id))).await
     }
 
-    /// The ring of this member whenever it changes, secrets and all, for keeping it over a restart. `None` without a key.
+    /// The ring of this member whenever it changes, secrets and all, for keeping it over a restart. `None` without a
+    /// key.
     pub fn keyring(&self) -> watch::Receiver<Option<Keyring>> {
         self.link.keyring.subscribe()
     }

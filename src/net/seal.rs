@@ -889,7 +889,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_changed_does_not_open(at in 0usize..(HEADER_BYTES + 4 + SEAL_BYTES), mask in 1u8.., cut in 0usize..30) {
+        fn whatever_is_changed_does_not_open(
+            at in 0usize..(HEADER_BYTES + 4 + SEAL_BYTES),
+            mask in 1u8..,
+            cut in 0usize..30,
+        ) {
             let (a, b) = (peer(1, 1), peer(2, 1));
             let bytes = gossip(&mut keyed(1, 7), &a, &b, 9);
             let mut theirs = keyed(2, 7);
@@ -906,7 +910,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_and_leave_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..1_300), kind in 1u8..5) {
+        fn any_bytes_are_refused_and_leave_nothing(
+            bytes in proptest::collection::vec(any::<u8>(), 0..1_300),
+            kind in 1u8..5,
+        ) {
             let mut theirs = keyed(2, 7);
             let _ = open(&mut theirs, &bytes);
             let mut ours = clear(&peer(1, 1), Kind::Gossip, 3, &bytes);
