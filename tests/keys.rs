@@ -276,5 +276,5 @@ async fn certificates_that_nobody_would_accept_are_told_at_the_start() {
 }
 
 async fn start_error(builder: Builder) -> String {
-    builder.start().await.err().expect("it cannot start").to_string()
+    builder.start().await.expect_err("it cannot start").to_string()
 }

@@ -361,7 +361,7 @@ impl Carrier {
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
                 Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {
-                    self.members_changed = true
+                    self.members_changed = true;
                 }
                 Event::MemberForgotten(member) => {
                     self.members_changed = true;

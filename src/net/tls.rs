@@ -125,7 +125,7 @@ impl ClusterTls {
             move |error: &dyn fmt::Display| PemError::File { what, path, cause: error.to_string() }
         };
         let read = |path: &Path, what| -> Result<Vec<CertificateDer<'static>>, PemError> {
-            let read = CertificateDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let found = read.map_err(|error| bad(path, what)(&error))?;
             if found.is_empty() { Err(bad(path, what)(&"it holds no certificate")) } else { Ok(found) }
         };
