@@ -494,3 +494,19 @@ fn a_key_file_that_others_can_read_is_refused_with_code_7() {
     assert!(stderr.contains("644") && stderr.contains("--allow-readable-key-file"), "{stderr}");
     let _a = Node::start(&node("a", &["--key-file", path, "--allow-readable-key-file"]));
 }
+
+#[test]
+fn a_wrong_key_is_refused_with_code_7_and_both_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for name in ["ours", "theirs"] {
+        assert_eq!(run(&["keygen", "--output", &file(name)]).0, Some(0));
+    }
+    let a = Node::start(&node("a", &["--key-file", &file("ours")]));
+    let theirs = file("theirs");
+    let (code, _, stderr) = run(&node("b", &["--key-file", &theirs, "--join", &a.addr, "--join-timeout", "2s"]));
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("cluster key"), "{stderr}");
+    let error = a.until("error", |_| true);
+    assert!(error["reason"].as_str().unwrap().contains("cluster key"), "{error}");
+}

@@ -185,7 +185,7 @@ impl Link {
     }
 
     pub(super) fn note_refusal(&self, warning: &Warning) {
-        if matches!(warning, Warning::OtherCluster { .. } | Warning::WireVersion { .. }) {
+        if matches!(warning, Warning::OtherCluster { .. } | Warning::WireVersion { .. } | Warning::Key { .. }) {
             self.refusal.store(Some(Arc::new(warning.clone())));
         }
     }
