@@ -221,8 +221,8 @@ impl Swim {
         let before = (self.effects.notes.len(), self.effects.sends.len());
         let result = self.foca.handle_timer(timer, &mut self.effects);
         if is_suspicion && self.effects.notes.len() == before.0 {
-            // foca 2.0.0 calls the member dead here even if it has refuted the suspicion meanwhile, and it would begin a
-            // new life for nothing: two of five members that stood still for two seconds did.
+            // foca 2.0.0 calls the member dead here even if it has refuted the suspicion meanwhile, and it would begin
+            // a new life for nothing: two of five members that stood still for two seconds did.
             self.effects.sends.truncate(before.1);
         }
         self.resume_gossip();

@@ -441,7 +441,7 @@ fn another_clusters_member_is_not_joined_and_both_say_why() {
     let mut arguments = node("b", &["--join", &a.addr, "--join-timeout", "2s"]);
     arguments[4] = "other";
     let (code, _, stderr) = run(&arguments);
-    assert_eq!(code, Some(6), "{stderr}");
+    assert_eq!(code, Some(7), "{stderr}");
     let error = a.until("error", |_| true);
     assert!(error["reason"].as_str().unwrap().contains("another cluster"), "{error}");
 }

@@ -315,7 +315,10 @@ proptest! {
     /// Whatever becomes of real datagrams and questions on their way, no node panics; and when it stops, all agree.
     #[test]
     fn mutated_traffic_never_panics(
-        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..60),
+        edits in proptest::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..60,
+        ),
         cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..20),
     ) {
         let mut nodes = Nodes::joined(4);
