@@ -93,8 +93,8 @@ impl Default for StreamLimits {
     /// allocator keeps most of it for the next: all connections together stay below 5 MiB.
     fn default() -> Self {
         Self {
-            outbound_connections_max: 32,
-            inbound_connections_max: 64,
+            outbound_connections_max: 24,
+            inbound_connections_max: 24,
             streams_per_connection_max: 32,
             asks_open_max: 128,
             requests_open_max: 64,
