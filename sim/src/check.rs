@@ -5,8 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use tidings::contact::CONTACTS_MAX;
+use tidings::node::exchange::CONVERSATIONS_MAX;
+use tidings::node::{LIMBO_MAX, QueueLengths};
 use tidings::peer::{NodeId, Peer};
 use tidings::record::{Key, Owner, Version};
+use tidings::rumors::RUMORS_MAX;
 
 use crate::link::DATAGRAM_BYTES_MAX;
 use crate::world::{HostIndex, World};
@@ -84,6 +88,21 @@ pub fn only_what_was_made(ledger: &Ledger, listed: &[Listed]) -> Result<(), Stri
 pub fn one_start_per_owner(listed: &[Listed]) -> Result<(), String> {
     let mixed = listed.windows(2).filter(|pair| pair[0].0.id == pair[1].0.id && pair[0].0.epoch != pair[1].0.epoch);
     nothing("records of two starts listed", mixed.map(|pair| pair[0].0.id))
+}
+
+/// Always: no queue is longer than its named limit, so that no stranger can make a node grow.
+///
+/// # Errors
+/// The queue, its length and its limit.
+pub fn queues_are_bounded(queues: &QueueLengths) -> Result<(), String> {
+    let limits = [
+        ("rumors", queues.rumors, RUMORS_MAX),
+        ("contacts", queues.contacts, CONTACTS_MAX),
+        ("limbo", queues.limbo, LIMBO_MAX),
+        ("conversations", queues.conversations, CONVERSATIONS_MAX),
+    ];
+    let longer = limits.iter().filter(|(_, len, limit)| len > limit);
+    nothing("queues over their limit", longer.map(|(name, len, limit)| format!("{name} {len}, the limit is {limit}")))
 }
 
 /// Whether all running nodes have equal fingerprints: [`all_views_equal`] without the words, quick enough to be
