@@ -80,19 +80,20 @@ impl Hosts {
         Self { text, terms }
     }
 
-    /// The hosts that are meant now, in order.
+    /// The hosts that are meant now, in order. `planned` hosts there will be, even if not all are there yet.
     ///
     /// # Errors
     /// What does not exist.
     pub fn choose(
         &self,
         world: &World,
+        planned: usize,
         groups: &BTreeMap<String, Vec<HostIndex>>,
         rng: &mut impl Rng,
     ) -> Result<Vec<HostIndex>, HostsError> {
         let mut chosen = BTreeSet::new();
         for term in &self.terms {
-            chosen.extend(term.choose(world, groups, rng)?);
+            chosen.extend(term.choose(world, world.host_count().max(planned), groups, rng)?);
         }
         Ok(chosen.into_iter().collect())
     }
@@ -102,10 +103,10 @@ impl Term {
     fn choose(
         &self,
         world: &World,
+        count: usize,
         groups: &BTreeMap<String, Vec<HostIndex>>,
         rng: &mut impl Rng,
     ) -> Result<Vec<HostIndex>, HostsError> {
-        let count = world.host_count();
         let of_zone = |zone: &str| (0..count).filter(|&host| world.zone(host) == zone).collect::<Vec<_>>();
         Ok(match self {
             Self::All => (0..count).collect(),
@@ -124,7 +125,7 @@ impl Term {
             Self::Down => (0..count).filter(|&host| world.node(host).is_none()).collect(),
             Self::Group(name) => groups.get(name).cloned().ok_or_else(|| HostsError::NoSuchGroup(name.clone()))?,
             Self::Not(term) => {
-                let others = term.choose(world, groups, rng)?;
+                let others = term.choose(world, count, groups, rng)?;
                 (0..count).filter(|host| !others.contains(host)).collect()
             }
         })
@@ -220,7 +221,7 @@ mod tests {
         });
         let groups = BTreeMap::from([("slow".to_owned(), vec![2, 5])]);
         let hosts = Hosts::try_from(text.to_owned())?;
-        hosts.choose(&world, &groups, &mut Xoshiro256PlusPlus::seed_from_u64(1))
+        hosts.choose(&world, 10, &groups, &mut Xoshiro256PlusPlus::seed_from_u64(1))
     }
 
     #[test]

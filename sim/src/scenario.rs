@@ -61,6 +61,9 @@ pub struct Scenario {
     /// Why it is expected to fail, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_to_fail: Option<String>,
+    /// Whether it was drawn: then a fault without effect, or one that no longer fits, is no error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drawn: bool,
     /// Who there is, and over what links.
     pub topology: Topology,
     /// tidings' settings.

@@ -413,11 +413,11 @@ impl World {
     /// Adds a host and starts a node on it that joins through `seeds`.
     ///
     /// # Panics
-    /// If there are [`HOSTS_MAX`] hosts already, or a seed is not one of them.
+    /// If there are [`HOSTS_MAX`] hosts already. A seed need not be there yet.
     pub fn add_node(&mut self, seeds: &[HostIndex]) -> HostIndex {
         let host = self.hosts.len();
         assert!(host < HOSTS_MAX, "{} hosts, the limit is {HOSTS_MAX}", host + 1);
-        let seeds = seeds.iter().map(|&seed| self.hosts[seed].addr).collect();
+        let seeds = seeds.iter().map(|&seed| address(seed)).collect();
         let id = NodeId(self.rng.random());
         self.hosts.push(Host {
             addr: address(host),
