@@ -111,6 +111,11 @@ impl Roster {
         self.ring.len()
     }
 
+    /// Whether anybody is known who is not present.
+    pub(crate) fn has_absent(&self) -> bool {
+        self.entries.len() > self.ring.len()
+    }
+
     /// The order-free sum over present members, without ourselves.
     pub(crate) const fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -69,6 +69,14 @@ impl Process {
         }
     }
 
+    /// See [`Node::own_records`]; plain foca has none.
+    pub fn own_records(&self) -> Vec<(Key, Version)> {
+        match self {
+            Self::Tidings(node) => node.own_records(),
+            Self::Foca(_) => Vec::new(),
+        }
+    }
+
     /// See [`Node::queues`].
     pub fn queues(&self) -> QueueLengths {
         match self {

@@ -357,6 +357,11 @@ impl Node {
             .collect()
     }
 
+    /// This node's own live records, in order.
+    pub fn own_records(&self) -> Vec<(Key, Version)> {
+        self.table.live(self.config.id).map(|(key, version, _)| (key.clone(), version)).collect()
+    }
+
     /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.
     pub fn known_addrs(&self) -> Vec<(NodeId, SocketAddr)> {
         let left = crate::peer::MemberState::Left;
