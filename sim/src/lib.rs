@@ -21,6 +21,7 @@
 //! | [`fuzz`] | random scenarios, and what is left of one that fails |
 //! | [`sweep`] | grids over settings |
 //! | [`oracle`] | what theory and others' measurements say must come out |
+//! | [`page`] | results as one page |
 //! | [`trace`] | a running hash over everything that happened, and a line per event for people |
 //! | [`experiment`] | worlds with a question and a target |
 //! | [`report`] | the answers over many seeds |
@@ -34,6 +35,7 @@ pub mod hosts;
 pub mod library;
 pub mod link;
 pub mod oracle;
+pub mod page;
 pub mod process;
 pub mod queue;
 pub mod report;

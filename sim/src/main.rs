@@ -11,6 +11,7 @@ use indicatif::ParallelProgressIterator;
 use rayon::prelude::*;
 use tidings_sim::experiment::{ALL, Experiment};
 use tidings_sim::fuzz::{self, Kind};
+use tidings_sim::page::{ResultFile, page};
 use tidings_sim::report::{Summary, run_seed, run_seeds};
 use tidings_sim::run::{Options, Outcome, run};
 use tidings_sim::scenario::Scenario;
@@ -39,6 +40,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Compare foca alone in this world with theory and with others' measurements.
     Oracle(OracleArgs),
+    /// Write results as one page that needs nothing else.
+    Report(ReportArgs),
     /// Run an experiment with a target (or `all`).
     Experiment(ExperimentArgs),
 }
@@ -109,6 +112,16 @@ struct FuzzArgs {
 }
 
 #[derive(Args)]
+struct ReportArgs {
+    /// Files of `run --result` and `sweep --format json`.
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+    /// Where the page goes.
+    #[arg(short, long, default_value = "report.html")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
 struct OracleArgs {
     /// Crashes for the first detection.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..))]
@@ -157,6 +170,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep_command(&args),
         Command::Fuzz(args) => fuzz_command(&args),
         Command::Oracle(args) => oracle_command(&args),
+        Command::Report(args) => report_command(&args),
         Command::Experiment(args) => experiment_command(&args),
     };
     match done {
@@ -318,6 +332,20 @@ fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
     }
     writeln!(io::stdout(), "{} of {} seeds held", args.seeds - failed.len() as u64, args.seeds)?;
     Ok(failed.is_empty())
+}
+
+fn report_command(args: &ReportArgs) -> Result<bool, Trouble> {
+    let mut results = Vec::new();
+    for path in &args.results {
+        let wrong = |what: String| Trouble::Wrong(format!("{}: {what}", path.display()));
+        let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let result = serde_json::from_slice::<ResultFile>(&text).map_err(|error| wrong(error.to_string()))?;
+        let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        results.push((name, result));
+    }
+    fs::write(&args.output, page(&results))?;
+    writeln!(io::stdout(), "{}", args.output.display())?;
+    Ok(true)
 }
 
 fn oracle_command(args: &OracleArgs) -> Result<bool, Trouble> {
