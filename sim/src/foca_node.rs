@@ -101,7 +101,6 @@ pub struct FocaNode {
     has_left: bool,
     is_ready: bool,
     fingerprint: u64,
-    present: usize,
     /// The probe under way: its number, and whether it was answered.
     probe: Option<(u8, bool)>,
     probes: Probes,
@@ -120,7 +119,7 @@ struct Effects {
 enum Note {
     Up(Peer),
     Down(Peer),
-    Renamed(Peer, Peer),
+    Renamed(Peer),
 }
 
 impl fmt::Debug for FocaNode {
@@ -151,7 +150,6 @@ impl FocaNode {
             has_left: false,
             is_ready: false,
             fingerprint: 0,
-            present: 0,
             probe: None,
             probes: Probes::default(),
         }
@@ -181,7 +179,7 @@ impl FocaNode {
             _ => Err(InputError::NotAccepted("plain foca knows members only")),
         };
         self.tell(out);
-        if self.present > 0 && !self.is_ready {
+        if self.foca.num_members() > 0 && !self.is_ready {
             self.is_ready = true;
             out.events.push(Event::Ready);
         }
@@ -252,23 +250,16 @@ impl FocaNode {
 
     fn tell(&mut self, out: &mut Outbox) {
         out.datagrams.append(&mut self.effects.sends);
+        let mut is_only_up = true;
         for note in self.effects.notes.drain(..) {
+            is_only_up &= matches!(note, Note::Up(_));
             let (peer, event): (_, fn(Arc<Member>) -> Event) = match note {
                 Note::Up(peer) => {
-                    self.present += 1;
                     self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer));
                     (peer, Event::MemberUp)
                 }
-                Note::Down(peer) => {
-                    self.present -= 1;
-                    self.fingerprint = self.fingerprint.wrapping_sub(fingerprint_of(&peer));
-                    (peer, Event::MemberDown)
-                }
-                Note::Renamed(before, after) => {
-                    let fingerprint = self.fingerprint.wrapping_sub(fingerprint_of(&before));
-                    self.fingerprint = fingerprint.wrapping_add(fingerprint_of(&after));
-                    (after, Event::MemberChanged)
-                }
+                Note::Down(peer) => (peer, Event::MemberDown),
+                Note::Renamed(after) => (after, Event::MemberChanged),
             };
             let state = if matches!(note, Note::Down(_)) { MemberState::Down } else { MemberState::Reachable };
             out.events.push(event(Arc::new(Member {
@@ -280,6 +271,11 @@ impl FocaNode {
                 software: "foca".into(),
                 wire: (0, 0),
             })));
+        }
+        if !is_only_up {
+            // Which of several lives of a member went is foca's to say.
+            let members = self.foca.iter_members().map(|member| fingerprint_of(member.id()));
+            self.fingerprint = members.fold(0, u64::wrapping_add);
         }
     }
 
@@ -310,7 +306,7 @@ impl FocaNode {
         ViewDigest {
             records: 0,
             members: self.fingerprint.wrapping_add(fingerprint_of(&self.peer())),
-            live_members: self.present + 1,
+            live_members: self.foca.num_members() + 1,
             live_records: 0,
         }
     }
@@ -340,7 +336,7 @@ impl Runtime<Peer> for Effects {
         match notification {
             Notification::MemberUp(peer) => self.notes.push(Note::Up(*peer)),
             Notification::MemberDown(peer) => self.notes.push(Note::Down(*peer)),
-            Notification::Rename(before, after) => self.notes.push(Note::Renamed(*before, *after)),
+            Notification::Rename(_, after) => self.notes.push(Note::Renamed(*after)),
             _ => {}
         }
     }
