@@ -94,6 +94,7 @@ pub fn one_start_per_owner(listed: &[Listed]) -> Result<(), String> {
 pub fn queues_are_bounded(queues: &QueueLengths) -> Result<(), String> {
     let limits = [
         ("rumors", queues.rumors, RUMORS_MAX),
+        ("repeats", queues.repeats, RUMORS_MAX),
         ("contacts", queues.contacts, CONTACTS_MAX),
         ("limbo", queues.limbo, LIMBO_MAX),
         ("conversations", queues.conversations, CONVERSATIONS_MAX),

@@ -322,6 +322,7 @@ impl FocaNode {
     pub fn queues(&self) -> QueueLengths {
         QueueLengths {
             rumors: 0,
+            repeats: 0,
             contacts: 0,
             limbo: 0,
             conversations: 0,
