@@ -66,7 +66,7 @@ fn position(id: NodeId) -> u64 {
 }
 
 /// What a present member adds to the fingerprint.
-pub(crate) fn fingerprint_of(peer: &Peer) -> u64 {
+pub fn fingerprint_of(peer: &Peer) -> u64 {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&peer.id.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&peer.epoch().to_le_bytes());
@@ -109,6 +109,11 @@ impl Roster {
     /// How many are present.
     pub(crate) const fn present_len(&self) -> usize {
         self.ring.len()
+    }
+
+    /// Whether anybody is known who is not present.
+    pub(crate) fn has_absent(&self) -> bool {
+        self.entries.len() > self.ring.len()
     }
 
     /// The order-free sum over present members, without ourselves.

@@ -19,9 +19,6 @@ use crate::wire::{SwimMessage, SwimSection, SwimUpdate};
 /// The most bytes that foca may fill: membership's share of a datagram, as foca encodes it (ours is shorter).
 const MEMBERSHIP_BYTES_MAX: usize = 560;
 
-/// How long between two rounds of foca's gossip while it has something to tell.
-const GOSSIP_EVERY: Duration = Duration::from_millis(250);
-
 /// How long foca remembers that an identity is down; our graves remember longer.
 const REMOVE_DOWN_AFTER: Duration = Duration::from_secs(600);
 
@@ -91,6 +88,7 @@ struct Effects {
 pub(crate) struct Swim {
     foca: Foca<Peer, PeerCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
     effects: Effects,
+    tuning: Tuning,
     sized_for: usize,
     renewals_left: u32,
     renewals_from: Time,
@@ -105,26 +103,65 @@ impl std::fmt::Debug for Swim {
     }
 }
 
+/// What of the protocol may be set. The defaults are what ships; the simulator sweeps over the rest.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tuning {
+    /// How often a member probes another.
+    pub probe_period: Duration,
+    /// How long it waits for the direct answer before it asks others to probe; below `probe_period`.
+    pub probe_rtt: Duration,
+    /// How many others it asks then; at least one.
+    pub indirect_probes: usize,
+    /// How many periods times log10(members) a suspect has to object.
+    pub suspicion: f64,
+    /// How long between two rounds of foca's gossip while it has something to tell.
+    pub gossip_period: Duration,
+    /// To how many members it is sent each time; at least one.
+    pub gossip_fanout: usize,
+}
+
+impl Default for Tuning {
+    /// foca's `Config::new_lan`, but for the gossip.
+    fn default() -> Self {
+        Self {
+            probe_period: Duration::from_secs(1),
+            probe_rtt: Duration::from_millis(500),
+            indirect_probes: 3,
+            suspicion: 4.0,
+            gossip_period: Duration::from_millis(250),
+            gossip_fanout: 3,
+        }
+    }
+}
+
 /// foca's settings for a cluster of `members`, ourselves included.
-fn config(members: usize) -> Config {
+fn config(tuning: &Tuning, members: usize) -> Config {
     let size = NonZeroU32::new(u32::try_from(members).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
     let mut config = Config::new_lan(size);
+    config.probe_period = tuning.probe_period;
+    config.probe_rtt = tuning.probe_rtt;
+    config.num_indirect_probes = NonZeroUsize::new(tuning.indirect_probes).unwrap_or(NonZeroUsize::MIN);
+    let logarithm = f64::from(size.get()).log10().max(1.0);
+    config.suspect_to_down_after = tuning.probe_period.mul_f64(tuning.suspicion.max(0.0) * logarithm);
     config.max_packet_size = NonZeroUsize::new(MEMBERSHIP_BYTES_MAX).expect("not zero");
     config.remove_down_after = Some(REMOVE_DOWN_AFTER);
     // A feed answers with as many members as fit, every time. Our fingerprints find what is missing for less.
     config.periodic_announce = None;
     config.periodic_announce_to_down_members = None;
-    config.periodic_gossip =
-        Some(PeriodicParams { frequency: GOSSIP_EVERY, num_members: NonZeroUsize::new(3).expect("not zero") });
+    config.periodic_gossip = Some(PeriodicParams {
+        frequency: tuning.gossip_period,
+        num_members: NonZeroUsize::new(tuning.gossip_fanout).unwrap_or(NonZeroUsize::MIN),
+    });
     config
 }
 
 impl Swim {
-    pub(crate) fn new(me: Peer, rng: Xoshiro256PlusPlus, now: Time) -> Self {
+    pub(crate) fn new(me: Peer, tuning: Tuning, rng: Xoshiro256PlusPlus, now: Time) -> Self {
         let effects = Effects { now, timers: Timers::new(), gossip_round: None, sends: Vec::new(), notes: Vec::new() };
         Self {
-            foca: Foca::new(me, config(1), rng, PeerCodec),
+            foca: Foca::new(me, config(&tuning, 1), rng, PeerCodec),
             effects,
+            tuning,
             sized_for: 1,
             renewals_left: RENEWALS_AT_ONCE,
             renewals_from: now,
@@ -153,7 +190,7 @@ impl Swim {
         if self.foca.updates_backlog() > 0
             && let Some(round) = self.effects.gossip_round.take()
         {
-            self.effects.timers.arm(self.effects.now + GOSSIP_EVERY, rank(&round), round);
+            self.effects.timers.arm(self.effects.now + self.tuning.gossip_period, rank(&round), round);
         }
     }
 
@@ -254,7 +291,7 @@ impl Swim {
         // Every setting follows the logarithm: a change by less than a tenth moves none of them noticeably.
         if members.abs_diff(self.sized_for) * 10 > self.sized_for {
             self.sized_for = members;
-            self.foca.set_config(config(members)).expect("only settings that depend on the size differ");
+            self.foca.set_config(config(&self.tuning, members)).expect("only settings that depend on the size differ");
         }
     }
 
@@ -451,7 +488,7 @@ mod tests {
     }
 
     fn swim(id: u64) -> Swim {
-        Swim::new(peer(id), Xoshiro256PlusPlus::seed_from_u64(id), Time::ZERO)
+        Swim::new(peer(id), Tuning::default(), Xoshiro256PlusPlus::seed_from_u64(id), Time::ZERO)
     }
 
     #[test]
@@ -481,7 +518,7 @@ mod tests {
         let (to, ping) = one.take_sends().remove(0);
         assert_eq!((to, &ping.message), (peer(2), &SwimMessage::Ping(1)));
         let stranger = Peer { nonce: 5, ..peer(2) };
-        let mut other = Swim::new(stranger, Xoshiro256PlusPlus::seed_from_u64(5), Time::ZERO);
+        let mut other = Swim::new(stranger, Tuning::default(), Xoshiro256PlusPlus::seed_from_u64(5), Time::ZERO);
         assert_eq!(other.receive(due, peer(1), ping.clone(), |_| true), Err(SwimError::Misaddressed));
         two.receive(due, peer(1), ping, |_| true).expect("for us");
         assert!(matches!(&two.take_sends()[..], [(to, ack)] if *to == peer(1) && ack.message == SwimMessage::Ack(1)));

@@ -95,6 +95,10 @@ pub(crate) struct Table {
     live: usize,
     /// Records, tombstones included.
     records: usize,
+    /// Owners of which something is missing below their highest version.
+    gapped: BTreeSet<NodeId>,
+    /// No tombstone is older.
+    oldest_tombstone: Option<Time>,
 }
 
 /// Which bucket an owner belongs to.
@@ -190,7 +194,15 @@ impl Owned {
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { owners: BTreeMap::new(), buckets: Box::new([0; BUCKETS]), fingerprint: 0, live: 0, records: 0 }
+        Self {
+            owners: BTreeMap::new(),
+            buckets: Box::new([0; BUCKETS]),
+            fingerprint: 0,
+            live: 0,
+            records: 0,
+            gapped: BTreeSet::new(),
+            oldest_tombstone: None,
+        }
     }
 
     /// The order-free sum over live records of owners that count.
@@ -282,6 +294,7 @@ impl Table {
     pub(crate) fn remove(&mut self, id: NodeId) -> Vec<(Key, Content)> {
         self.set_counted(id, false);
         let Some(owned) = self.owners.remove(&id) else { return Vec::new() };
+        self.gapped.remove(&id);
         self.records -= owned.entries.len();
         let live = owned.entries.into_iter().filter_map(|(key, entry)| match entry.body {
             Stored::Live { content, .. } => Some((key, content)),
@@ -304,6 +317,7 @@ impl Table {
         };
         if is_known {
             owned.note(record.version, now);
+            self.mark_gap(record.owner.id);
             return Merge::Known;
         }
         let is_added = !owned.entries.contains_key(&record.key);
@@ -322,6 +336,9 @@ impl Table {
             }
         };
         owned.note(record.version, now);
+        if after.is_none() {
+            self.oldest_tombstone.get_or_insert(now);
+        }
         let lived = usize::from(after.is_some());
         let entry = Entry { version: record.version, body };
         owned.gone += usize::from(after.is_none());
@@ -336,6 +353,7 @@ impl Table {
         };
         self.add(record.owner.id, lived, plus);
         self.subtract(record.owner.id, usize::from(before.is_some()), minus);
+        self.mark_gap(record.owner.id);
         Merge::New { before, after }
     }
 
@@ -373,6 +391,16 @@ impl Table {
     pub(crate) fn complete(&mut self, owner: Owner, watermark: Version, now: Time) {
         if let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) {
             owned.complete(watermark, now);
+            self.mark_gap(owner.id);
+        }
+    }
+
+    /// Keeps the list of owners with gaps.
+    fn mark_gap(&mut self, id: NodeId) {
+        if self.owners.get(&id).is_some_and(|owned| owned.gap_since.is_some()) {
+            self.gapped.insert(id);
+        } else if !self.gapped.is_empty() {
+            self.gapped.remove(&id);
         }
     }
 
@@ -488,14 +516,17 @@ impl Table {
 
     /// Owners that count and of which something has been missing since before `before`.
     pub(crate) fn gaps(&self, before: Time) -> impl Iterator<Item = NodeId> {
-        self.owners
-            .iter()
-            .filter(move |(_, o)| o.is_counted && o.gap_since.is_some_and(|since| since <= before))
-            .map(|(&id, _)| id)
+        let is_long = move |owned: &Owned| owned.is_counted && owned.gap_since.is_some_and(|since| since <= before);
+        self.gapped.iter().copied().filter(move |id| self.owners.get(id).is_some_and(is_long))
     }
 
     /// Forgets tombstones older than [`TOMBSTONE_KEPT`].
     pub(crate) fn forget_tombstones(&mut self, now: Time) {
+        // Every second, with thousands of records: nothing is looked through before something can be old enough.
+        if self.oldest_tombstone.is_none_or(|oldest| now.since(oldest) <= TOMBSTONE_KEPT) {
+            return;
+        }
+        let mut oldest: Option<Time> = None;
         for owned in self.owners.values_mut().filter(|owned| owned.gone > 0) {
             let floor = &mut owned.floor;
             let before = owned.entries.len();
@@ -504,11 +535,16 @@ impl Table {
                     *floor = (*floor).max(entry.version);
                     false
                 }
-                _ => true,
+                Stored::Gone { since } => {
+                    oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+                    true
+                }
+                Stored::Live { .. } => true,
             });
             owned.gone -= before - owned.entries.len();
             self.records -= before - owned.entries.len();
         }
+        self.oldest_tombstone = oldest;
     }
 
     /// Live records came in.

@@ -1,144 +1,413 @@
-//! The `tidings-sim` command: runs an experiment over many seeds and says whether its targets are met.
+//! The `tidings-sim` command: runs scenarios, sweeps, random trials and experiments, and says whether all held.
 
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::ParallelProgressIterator;
+use rayon::prelude::*;
 use tidings_sim::experiment::{ALL, Experiment};
+use tidings_sim::fuzz::{self, Kind};
+use tidings_sim::page::{ResultFile, page};
 use tidings_sim::report::{Summary, run_seed, run_seeds};
+use tidings_sim::run::{Options, Outcome, run};
+use tidings_sim::scenario::Scenario;
+use tidings_sim::sweep::{self, Axis};
+use tidings_sim::{library, oracle};
 
-/// How many seeds run unless told.
-const SEEDS_DEFAULT: u64 = 20;
+/// Rehearse what can happen to a tidings cluster, in simulated time.
+///
+/// Exit code 0: everything held. 1: something did not. 2: the command line or a scenario is wrong.
+#[derive(Parser)]
+#[command(name = "tidings-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-/// What the command line asks for.
-struct Order {
-    experiments: Vec<&'static Experiment>,
-    from: u64,
+#[derive(Subcommand)]
+enum Command {
+    /// Run a scenario of the library, or a file, and show every figure.
+    Run(RunArgs),
+    /// Show the library of scenarios.
+    List,
+    /// Run a scenario at every point of a grid of settings.
+    Sweep(SweepArgs),
+    /// Run random scenarios, and shrink what fails to a file that replays it.
+    Fuzz(FuzzArgs),
+    /// Compare foca alone in this world with theory and with others' measurements.
+    Oracle(OracleArgs),
+    /// Write results as one page that needs nothing else.
+    Report(ReportArgs),
+    /// Run an experiment with a target (or `all`).
+    Experiment(ExperimentArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A file, or a name of `tidings-sim list`; `all` runs the whole library.
+    scenario: String,
+    /// What draws everything.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seeds from there on, on all cores; of several only what failed is told, and the figures' means.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    is_traced: bool,
+    /// Members, in place of the scenario's.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Another setting in place of the scenario's: `tuning.suspicion=5`. May be given again.
+    #[arg(long, value_name = "SETTING=VALUE")]
+    set: Vec<Axis>,
+    /// Write a line per event here.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write the outcome here, as JSON, with what `tidings-sim report` needs.
+    #[arg(long, value_name = "FILE")]
+    result: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct SweepArgs {
+    /// A file, or a name of `tidings-sim list`.
+    scenario: String,
+    /// A setting and its values: `probe_interval=0.5s,1s,2s`. May be given again.
+    #[arg(long, required = true, value_name = "SETTING=VALUE,..")]
+    grid: Vec<Axis>,
+    /// Seeds of each point.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How the rows are written.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// How many seeds.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Kinds of fault that are left out, by name. May be given again.
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    without: Vec<Kind>,
+    /// Where failing scenarios are written.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+struct ReportArgs {
+    /// Files of `run --result` and `sweep --format json`.
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+    /// Where the page goes.
+    #[arg(short, long, default_value = "report.html")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+struct OracleArgs {
+    /// Crashes for the first detection.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..))]
+    crashes: u64,
+    /// Probes for each cell of the table of false detections.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    probes: u64,
+    /// Repetitions of each cell of Lifeguard's Threshold grid.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    repetitions: u64,
+}
+
+#[derive(Args)]
+struct ExperimentArgs {
+    /// Its name; `all` runs all.
+    name: String,
+    /// How many seeds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Run the first seed only, with a line per event on standard error.
+    #[arg(long)]
+    trace: bool,
+}
+
+/// Why a command did not come to an end.
+enum Trouble {
+    /// What was asked for makes no sense.
+    Wrong(String),
+    /// The answer could not be written.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 fn main() -> ExitCode {
-    let order = match parse(std::env::args().skip(1)) {
-        Ok(Some(order)) => order,
-        Ok(None) => return ended(write!(io::stdout(), "{}", usage()), true),
-        Err(what) => {
-            eprintln!("tidings-sim: {what}\n\n{}", usage());
-            return ExitCode::from(2);
-        }
+    let done = match Cli::parse().command {
+        Command::Run(args) => run_command(&args),
+        Command::List => write!(io::stdout(), "{}", library::listing()).map(|()| true).map_err(Trouble::from),
+        Command::Sweep(args) => sweep_command(&args),
+        Command::Fuzz(args) => fuzz_command(&args),
+        Command::Oracle(args) => oracle_command(&args),
+        Command::Report(args) => report_command(&args),
+        Command::Experiment(args) => experiment_command(&args),
     };
-    let mut all_pass = true;
-    for experiment in &order.experiments {
-        match run(experiment, &order) {
-            Ok(is_pass) => all_pass &= is_pass,
-            Err(error) => return ended(Err(error), all_pass),
-        }
-    }
-    ended(Ok(()), all_pass)
-}
-
-/// Prints the seeds, runs them, prints the summary; says whether all is well.
-fn run(experiment: &Experiment, order: &Order) -> io::Result<bool> {
-    let last = order.from.wrapping_add(order.seeds - 1);
-    writeln!(io::stdout(), "{}: seeds {} to {last}\n  {}", experiment.name, order.from, experiment.about)?;
-    let summary = if order.is_traced {
-        let outcome = run_seed(experiment, order.from, Some(Box::new(io::BufWriter::new(io::stderr()))));
-        writeln!(io::stdout(), "  hash {:016x}", outcome.hash)?;
-        Summary::new(*experiment, vec![outcome])
-    } else {
-        run_seeds(experiment, order.from, order.seeds)
-    };
-    writeln!(io::stdout(), "{summary}")?;
-    Ok(summary.is_pass())
-}
-
-/// The exit code: a reader who closed the pipe has seen enough, which is no failure.
-fn ended(written: io::Result<()>, is_pass: bool) -> ExitCode {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("tidings-sim: cannot write the results: {error}");
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // A reader who closed the pipe has seen enough.
+        Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Trouble::Io(error)) => {
+            eprintln!("tidings-sim: {error}");
             ExitCode::FAILURE
         }
-        _ if is_pass => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
-}
-
-fn usage() -> String {
-    let mut text = String::from(
-        "usage: tidings-sim <experiment>|all [--seeds N] [--from SEED] [--trace]\n\n\
-         --seeds N    how many seeds to run (20)\n\
-         --from SEED  the first of them (1)\n\
-         --trace      run the first seed only, with a line per event on standard error\n\n\
-         Exit code 0: every seed held and every target is met. 1: not so. 2: the command line is wrong.\n\nexperiments:\n",
-    );
-    for experiment in ALL {
-        text += &format!("  {:<12} {}\n", experiment.name, experiment.about);
-    }
-    text
-}
-
-/// Reads the arguments; `None` asks for help.
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Order>, String> {
-    let mut order = Order { experiments: Vec::new(), from: 1, seeds: SEEDS_DEFAULT, is_traced: false };
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "-h" | "--help" => return Ok(None),
-            "--seeds" => order.seeds = number(&arg, args.next())?,
-            "--from" => order.from = number(&arg, args.next())?,
-            "--trace" => order.is_traced = true,
-            "all" => order.experiments.extend(ALL),
-            name => match ALL.iter().find(|experiment| experiment.name == name) {
-                Some(experiment) => order.experiments.push(experiment),
-                None => return Err(format!("there is no experiment or option {name:?}")),
-            },
+        Err(Trouble::Wrong(what)) => {
+            eprintln!("tidings-sim: {what}");
+            ExitCode::from(2)
         }
     }
-    if order.experiments.is_empty() {
-        return Err("which experiment?".to_owned());
-    }
-    if order.seeds == 0 {
-        return Err("--seeds 0 would show nothing; the least is 1".to_owned());
-    }
-    if order.is_traced {
-        order.seeds = 1;
-    }
-    Ok(Some(order))
 }
 
-fn number(option: &str, value: Option<String>) -> Result<u64, String> {
-    let value = value.ok_or_else(|| format!("{option} needs a number"))?;
-    value.parse().map_err(|_| format!("{option} {value:?} is not a whole number from 0 to {}", u64::MAX))
+/// The text of a scenario, and how it is called in errors.
+fn scenario_text(name: &str) -> Result<(String, String), Trouble> {
+    if let Some(text) = library::text(name) {
+        return Ok((text.to_owned(), name.to_owned()));
+    }
+    let text = fs::read_to_string(name).map_err(|error| {
+        Trouble::Wrong(format!("{name} is neither in the library (tidings-sim list) nor a readable file: {error}"))
+    })?;
+    Ok((text, name.to_owned()))
+}
+
+fn run_command(args: &RunArgs) -> Result<bool, Trouble> {
+    if args.scenario != "all" {
+        return run_one(&args.scenario, args);
+    }
+    let mut all_hold = true;
+    for (name, _) in library::LIBRARY {
+        all_hold &= run_one(name, args)?;
+    }
+    Ok(all_hold)
+}
+
+fn run_one(name: &str, args: &RunArgs) -> Result<bool, Trouble> {
+    let (text, origin) = scenario_text(name)?;
+    let mut point: Vec<(String, String)> = Vec::new();
+    point.extend(args.nodes.map(|nodes| ("nodes".to_owned(), nodes.to_string())));
+    point.extend(args.set.iter().map(|axis| (axis.name.clone(), axis.values.join(","))));
+    let scenario = sweep::at_point(&text, &origin, &point).map_err(|error| Trouble::Wrong(error.to_string()))?;
+    if args.seeds > 1 {
+        return run_many(name, &scenario, args);
+    }
+    let trace = args.trace.as_ref().map(fs::File::create).transpose()?;
+    let options = Options {
+        trace: trace.map(|file| Box::new(BufWriter::new(file)) as Box<dyn Write + Send>),
+        films: args.result.is_some(),
+    };
+    #[expect(clippy::disallowed_methods, reason = "how long a person waited is no part of the run")]
+    let begin = Instant::now();
+    let outcome = run(&scenario, args.seed, options);
+    let wall = begin.elapsed().as_secs_f64();
+    let mut out = io::stdout().lock();
+    writeln!(out, "{name}: seed {}, {} nodes, hash {}", args.seed, scenario.topology.nodes, outcome.hash)?;
+    for (figure, value) in &outcome.figures {
+        writeln!(out, "  {figure:<28} {value:>14.3}")?;
+    }
+    let speed = outcome.simulated_s / wall.max(1e-9);
+    writeln!(out, "  {:.1} s simulated in {wall:.1} s: {speed:.0} to 1", outcome.simulated_s)?;
+    if let Some(path) = &args.result {
+        fs::write(path, serde_json::to_vec(&outcome).map_err(io::Error::from)?)?;
+    }
+    verdict(&mut out, name, &scenario, &[outcome])
+}
+
+fn run_many(name: &str, scenario: &Scenario, args: &RunArgs) -> Result<bool, Trouble> {
+    let bar = sweep::progress(args.seeds, io::stderr().is_terminal());
+    let seeds: Vec<u64> = (0..args.seeds).map(|index| args.seed.wrapping_add(index)).collect();
+    let outcomes: Vec<Outcome> =
+        seeds.into_par_iter().progress_with(bar).map(|seed| run(scenario, seed, Options::default())).collect();
+    let mut out = io::stdout().lock();
+    let names: std::collections::BTreeSet<&String> = outcomes.iter().flat_map(|o| o.figures.keys()).collect();
+    for figure in names {
+        let values: Vec<f64> = outcomes.iter().filter_map(|o| o.figures.get(figure).copied()).collect();
+        let mean = sweep::mean(&values);
+        writeln!(out, "  {figure:<28} {:>14.3} ±{:.3} ({} seeds)", mean.mean, mean.ci95, mean.seeds)?;
+    }
+    verdict(&mut out, name, scenario, &outcomes)
+}
+
+/// Tells what failed, and whether that is as it should be: a scenario that is known to fail must not be well.
+fn verdict(out: &mut impl Write, name: &str, scenario: &Scenario, outcomes: &[Outcome]) -> Result<bool, Trouble> {
+    for outcome in outcomes.iter().filter(|outcome| !outcome.is_pass()) {
+        for failure in &outcome.failures {
+            writeln!(out, "  FAILED seed {}: {failure}", outcome.seed)?;
+        }
+    }
+    let failed = outcomes.iter().filter(|outcome| !outcome.is_pass()).count();
+    let all = outcomes.len();
+    let is_well = match (&scenario.known_to_fail, failed) {
+        (None, 0) => {
+            writeln!(out, "pass {name}: {all} of {all} seeds held")?;
+            true
+        }
+        (None, _) => {
+            writeln!(out, "FAIL {name}: {failed} of {all} seeds did not hold")?;
+            false
+        }
+        (Some(why), 0) => {
+            writeln!(out, "pass {name}: it held, though it is known to fail ({why}): is the mark out of date?")?;
+            true
+        }
+        (Some(why), _) => {
+            writeln!(out, "pass {name}: {failed} of {all} seeds failed, as is known: {why}")?;
+            true
+        }
+    };
+    Ok(is_well)
+}
+
+fn sweep_command(args: &SweepArgs) -> Result<bool, Trouble> {
+    let (text, origin) = scenario_text(&args.scenario)?;
+    let rows = sweep::sweep(&text, &origin, &args.grid, args.from, args.seeds, io::stderr().is_terminal());
+    let rows = rows.map_err(|error| Trouble::Wrong(error.to_string()))?;
+    let mut out = io::stdout().lock();
+    match args.format {
+        Format::Table => write!(out, "{}", sweep::table(&rows))?,
+        Format::Csv => sweep::csv(&rows, &mut out).map_err(io::Error::from)?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows).map_err(io::Error::from)?)?,
+    }
+    for row in rows.iter().filter(|row| !row.failures.is_empty()) {
+        let (seed, why) = &row.failures[0];
+        eprintln!("{:?}: {} seeds failed, the first {seed}: {why}", row.point, row.failures.len());
+    }
+    Ok(true)
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let names = || Kind::ALL.map(Kind::name).join(", ");
+    Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| format!("there are {}", names()))
+}
+
+fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
+    let last = args.from.wrapping_add(args.seeds - 1);
+    writeln!(io::stdout(), "seeds {} to {last}", args.from)?;
+    let seeds: Vec<u64> = (0..args.seeds).map(|index| args.from.wrapping_add(index)).collect();
+    let bar = sweep::progress(args.seeds, io::stderr().is_terminal());
+    let failed: Vec<u64> = seeds
+        .into_par_iter()
+        .progress_with(bar)
+        .filter(|&seed| !run(&fuzz::draw(seed, &args.without), seed, Options::default()).is_pass())
+        .collect();
+    for &seed in &failed {
+        let (scenario, outcome) = fuzz::shrink(&fuzz::draw(seed, &args.without), seed);
+        let path = args.dir.join(format!("fuzz-{seed}.toml"));
+        fs::write(&path, fuzz::file(&scenario, &outcome, &path.display().to_string()))?;
+        let failure = outcome.failures.first().map_or("", String::as_str);
+        writeln!(
+            io::stdout(),
+            "FAILED seed {seed}: {failure}\n  replay: tidings-sim run {} --seed {seed}",
+            path.display()
+        )?;
+    }
+    writeln!(io::stdout(), "{} of {} seeds held", args.seeds - failed.len() as u64, args.seeds)?;
+    Ok(failed.is_empty())
+}
+
+fn report_command(args: &ReportArgs) -> Result<bool, Trouble> {
+    let mut results = Vec::new();
+    for path in &args.results {
+        let wrong = |what: String| Trouble::Wrong(format!("{}: {what}", path.display()));
+        let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let result = serde_json::from_slice::<ResultFile>(&text).map_err(|error| wrong(error.to_string()))?;
+        let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        results.push((name, result));
+    }
+    fs::write(&args.output, page(&results))?;
+    writeln!(io::stdout(), "{}", args.output.display())?;
+    Ok(true)
+}
+
+fn oracle_command(args: &OracleArgs) -> Result<bool, Trouble> {
+    let parts: [&dyn Fn() -> Vec<oracle::Comparison>; 4] = [
+        &|| oracle::first_detection(args.crashes),
+        &|| oracle::false_detection(args.probes),
+        &oracle::message_load,
+        &|| oracle::lifeguard_threshold(args.repetitions),
+    ];
+    let mut all_hold = true;
+    for comparison in parts.iter().flat_map(|part| part()) {
+        writeln!(io::stdout(), "{comparison}")?;
+        all_hold &= comparison.holds();
+    }
+    Ok(all_hold)
+}
+
+fn experiment_command(args: &ExperimentArgs) -> Result<bool, Trouble> {
+    let chosen: Vec<&Experiment> = ALL.iter().filter(|e| args.name == "all" || e.name == args.name).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = ALL.iter().map(|experiment| experiment.name).collect();
+        return Err(Trouble::Wrong(format!("no experiment {:?}; there are {}, all", args.name, names.join(", "))));
+    }
+    let mut all_pass = true;
+    for experiment in chosen {
+        let seeds = if args.trace { 1 } else { args.seeds };
+        let last = args.from.wrapping_add(seeds - 1);
+        writeln!(io::stdout(), "{}: seeds {} to {last}\n  {}", experiment.name, args.from, experiment.about)?;
+        let summary = if args.trace {
+            let outcome = run_seed(experiment, args.from, Some(Box::new(BufWriter::new(io::stderr()))));
+            writeln!(io::stdout(), "  hash {:016x}", outcome.hash)?;
+            Summary::new(*experiment, vec![outcome])
+        } else {
+            run_seeds(experiment, args.from, seeds)
+        };
+        writeln!(io::stdout(), "{summary}")?;
+        all_pass &= summary.is_pass();
+    }
+    Ok(all_pass)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
-    fn parse_line(line: &str) -> Result<Option<Order>, String> {
-        parse(line.split_whitespace().map(str::to_owned))
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_wrong_argument_is_named() {
-        for (line, named) in [
-            ("", "which experiment"),
-            ("nonsense", "\"nonsense\""),
-            ("join --seeds", "--seeds needs"),
-            ("join --seeds x", "\"x\""),
-            ("join --seeds 0", "--seeds 0"),
-            ("join --from -1", "\"-1\""),
-        ] {
-            let error = parse_line(line).err().unwrap_or_else(|| panic!("{line:?} was accepted"));
-            assert!(error.contains(named), "{line:?}: {error}");
+    fn a_wrong_argument_is_refused() {
+        for line in ["", "nonsense", "run", "run half-split --seeds 0", "sweep half-split", "fuzz --without moon"] {
+            let words = ["tidings-sim"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line:?} was accepted");
         }
     }
 
     #[test]
-    fn experiments_and_seeds_are_read_in_any_order() {
-        let order = parse_line("--from 7 join --seeds 3 split").expect("well formed").expect("not help");
-        assert_eq!((order.from, order.seeds, order.is_traced), (7, 3, false));
-        assert_eq!(order.experiments.iter().map(|e| e.name).collect::<Vec<_>>(), ["join", "split"]);
-        assert_eq!(parse_line("join --trace --seeds 9").expect("well formed").expect("not help").seeds, 1);
-        assert!(parse_line("--help").expect("well formed").is_none());
+    fn what_is_in_no_library_and_no_file_is_told() {
+        assert!(matches!(scenario_text("no-such-thing"), Err(Trouble::Wrong(what)) if what.contains("no-such-thing")));
     }
 }

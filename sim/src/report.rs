@@ -120,7 +120,7 @@ impl fmt::Display for Summary {
         const NAMED_MAX: usize = 8;
         let name = self.experiment.name;
         for (seed, why) in self.failures() {
-            writeln!(f, "FAILED seed {seed}: {why}\n  replay: tidings-sim {name} --from {seed} --seeds 1")?;
+            writeln!(f, "FAILED seed {seed}: {why}\n  replay: tidings-sim experiment {name} --from {seed} --seeds 1")?;
         }
         for (figure, values) in self.figures() {
             let [p50, p99, max] = [0.5, 0.99, 1.0].map(|q| quantile(&values, q));
@@ -162,7 +162,7 @@ fn run_once(experiment: &Experiment, seed: u64, trace: Option<Box<dyn std::io::W
     run.unwrap_or_else(|panic| Outcome { seed, hash: 0, result: Err(words_of(panic.as_ref())) })
 }
 
-fn words_of(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("panicked without words").to_owned()
 }
@@ -193,7 +193,7 @@ mod tests {
         assert!(!summary.is_pass());
         assert_eq!(summary.failures().collect::<Vec<_>>(), [(7, "seven breaks off")]);
         let text = summary.to_string();
-        assert!(text.contains("replay: tidings-sim even --from 7 --seeds 1"), "{text}");
+        assert!(text.contains("replay: tidings-sim experiment even --from 7 --seeds 1"), "{text}");
         assert!(text.contains("MISSED seed: 8.00 at 100 %, at most 4; above in seeds [6, 8]"), "{text}");
     }
 

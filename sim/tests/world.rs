@@ -21,7 +21,15 @@ fn world(seed: u64, nodes: usize) -> World {
 }
 
 fn instance(name: &str) -> Instance {
-    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice")
+    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice").with_id(name)
+}
+
+#[test]
+fn an_instance_without_an_id_would_be_the_member_record_and_is_refused() {
+    let mut world = world(SEED, 1);
+    let nameless = Instance::new("web", SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("well formed");
+    assert!(world.register(0, nameless).is_err());
+    assert!(world.registered(0).next().is_none());
 }
 
 #[test]

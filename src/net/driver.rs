@@ -27,7 +27,7 @@ use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
 use crate::effect::{Input, InputError, Warning};
-use crate::node::{Config, Node};
+use crate::node::{Config, Node, Tuning};
 use crate::peer::{NodeId, Peer};
 use crate::record::{Instance, Key};
 use crate::time::Time;
@@ -351,6 +351,7 @@ impl Driver {
             seed: random()?,
             seeds: Vec::new(),
             remembered: Vec::new(),
+            tuning: Tuning::default(),
         };
         let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
         config.seeds = seeds::first(&plan.join, config.addr).await;

@@ -239,6 +239,9 @@ impl Node {
 
     /// Forgets members that have been gone for long.
     pub(super) fn reap(&mut self, now: Time, out: &mut Outbox) {
+        if !self.roster.has_absent() {
+            return;
+        }
         let gone: Vec<_> = self
             .roster
             .iter()

@@ -24,6 +24,7 @@ use crate::peer::{Epoch, Generation, Member, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::roster::{self, Roster};
 use crate::rumors::Rumors;
+pub use crate::swim::Tuning;
 use crate::swim::{Swim, SwimError};
 use crate::sync::Sync;
 use crate::table::Table;
@@ -102,6 +103,8 @@ pub struct Config {
     pub seeds: Vec<SocketAddr>,
     /// Addresses of members known before this start; tried like seeds, but nobody waits for them.
     pub remembered: Vec<SocketAddr>,
+    /// What of the protocol may be set.
+    pub tuning: Tuning,
 }
 
 /// What a node knows, in a few numbers. Nodes with equal digests have equal views.
@@ -221,7 +224,7 @@ impl Node {
         }
         Self {
             cluster: cluster_tag(&config.cluster),
-            swim: Swim::new(me, swim_rng, now),
+            swim: Swim::new(me, config.tuning.clone(), swim_rng, now),
             roster: Roster::new(me.id),
             table: Table::new(),
             rumors: Rumors::default(),
@@ -352,6 +355,11 @@ impl Node {
             .into_iter()
             .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
             .collect()
+    }
+
+    /// This node's own live records, in order.
+    pub fn own_records(&self) -> Vec<(Key, Version)> {
+        self.table.live(self.config.id).map(|(key, version, _)| (key.clone(), version)).collect()
     }
 
     /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.

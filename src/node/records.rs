@@ -24,6 +24,9 @@ pub(super) enum Taken {
 
 impl Node {
     pub(super) fn register(&mut self, now: Time, instance: &Arc<Instance>, out: &mut Outbox) -> Result<(), InputError> {
+        if instance.id.is_member() {
+            return Err(InputError::NotAccepted("an instance without an id"));
+        }
         self.check_may_change(now)?;
         let bytes = encode_instance(instance).map_err(|error| match error {
             WireError::TooLarge { bytes, limit, .. } => InputError::RecordTooLarge { bytes, limit },

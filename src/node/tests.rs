@@ -40,6 +40,7 @@ fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
         seed: u64::from(n),
         seeds: seeds.iter().map(|n| addr(*n)).collect(),
         remembered: Vec::new(),
+        tuning: Tuning::default(),
     }
 }
 

@@ -102,55 +102,199 @@ fn split<'a>(bytes: &mut &'a [u8], count: usize, what: &'static str) -> Result<&
     Ok(front)
 }
 
-/// foca's own types as bytes: used only between foca and `swim.rs`, which rewrites them into a [`SwimSection`].
+/// foca's own types as bytes: used only between foca and `swim.rs`, which rewrites them into a [`SwimSection`]. Written
+/// by hand, because every message passes here twice: numbers in big-endian order, an address as its family and bytes.
 pub(crate) mod foca_codec {
+    use std::net::{IpAddr, SocketAddr};
+
     use bytes::{Buf, BufMut};
-    use foca::{Codec, Header, Member};
+    use foca::{Codec, Header, Member, Message, State};
 
-    use super::{CODEC, WireError};
-    use crate::peer::Peer;
+    use super::WireError;
+    use crate::peer::{Generation, NodeId, Peer};
 
-    /// bincode for foca.
+    /// The longest peer: an id, an IPv6 address with its family and port, a generation and a nonce.
+    const PEER_BYTES_MAX: usize = 8 + 19 + 8 + 8;
+
+    /// The longest header: two peers and a third, an incarnation, a tag and a number.
+    const HEADER_BYTES_MAX: usize = 3 * PEER_BYTES_MAX + 4;
+
+    /// The longest member: a peer, an incarnation and a state.
+    const MEMBER_BYTES_MAX: usize = PEER_BYTES_MAX + 3;
+
+    const MALFORMED: WireError = WireError::Invalid("membership payload");
+
+    /// Our own codec for foca.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct PeerCodec;
 
-    impl PeerCodec {
-        fn encode<T: serde::Serialize>(value: &T, mut buf: impl BufMut) -> Result<(), WireError> {
-            let bytes =
-                bincode::serde::encode_to_vec(value, CODEC).map_err(|_| WireError::Invalid("membership payload"))?;
-            if bytes.len() > buf.remaining_mut() {
-                let limit = buf.remaining_mut();
-                return Err(WireError::TooLarge { what: "membership payload", bytes: bytes.len(), limit });
-            }
-            buf.put_slice(&bytes);
-            Ok(())
+    /// A place for the bytes of one value, so that it is written whole or not at all.
+    struct Slip {
+        bytes: [u8; HEADER_BYTES_MAX],
+        len: usize,
+    }
+
+    impl Slip {
+        const fn new() -> Self {
+            Self { bytes: [0; HEADER_BYTES_MAX], len: 0 }
         }
 
-        fn decode<T: serde::de::DeserializeOwned>(mut buf: impl Buf) -> Result<T, WireError> {
-            let (value, used) = bincode::serde::decode_from_slice(buf.chunk(), CODEC)
-                .map_err(|_| WireError::Invalid("membership payload"))?;
-            buf.advance(used);
-            Ok(value)
+        fn put(&mut self, bytes: &[u8]) {
+            self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+            self.len += bytes.len();
         }
+
+        fn put_peer(&mut self, peer: &Peer) {
+            self.put(&peer.id.0.to_be_bytes());
+            match peer.addr.ip() {
+                IpAddr::V4(ip) => {
+                    self.put(&[4]);
+                    self.put(&ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    self.put(&[6]);
+                    self.put(&ip.octets());
+                }
+            }
+            self.put(&peer.addr.port().to_be_bytes());
+            self.put(&(peer.generation.epoch() << 16 | u64::from(peer.generation.bump())).to_be_bytes());
+            self.put(&peer.nonce.to_be_bytes());
+        }
+
+        fn write(self, mut buf: impl BufMut) -> Result<(), WireError> {
+            if self.len > buf.remaining_mut() {
+                let limit = buf.remaining_mut();
+                return Err(WireError::TooLarge { what: "membership payload", bytes: self.len, limit });
+            }
+            buf.put_slice(&self.bytes[..self.len]);
+            Ok(())
+        }
+    }
+
+    fn read_peer(buf: &mut impl Buf) -> Result<Peer, WireError> {
+        let id = NodeId(buf.try_get_u64().map_err(|_| MALFORMED)?);
+        let ip = match buf.try_get_u8() {
+            Ok(4) => IpAddr::from(buf.try_get_u32().map_err(|_| MALFORMED)?.to_be_bytes()),
+            Ok(6) => IpAddr::from(buf.try_get_u128().map_err(|_| MALFORMED)?.to_be_bytes()),
+            _ => return Err(MALFORMED),
+        };
+        let addr = SocketAddr::new(ip, buf.try_get_u16().map_err(|_| MALFORMED)?);
+        let generation = buf.try_get_u64().map_err(|_| MALFORMED)?;
+        let generation = Generation::new(generation >> 16, (generation & 0xffff) as u16);
+        Ok(Peer { id, addr, generation, nonce: buf.try_get_u64().map_err(|_| MALFORMED)? })
     }
 
     impl Codec<Peer> for PeerCodec {
         type Error = WireError;
 
         fn encode_header(&mut self, header: &Header<Peer>, buf: impl BufMut) -> Result<(), WireError> {
-            Self::encode(header, buf)
+            let (tag, number, other) = match &header.message {
+                Message::Ping(number) => (0, *number, None),
+                Message::Ack(number) => (1, *number, None),
+                Message::PingReq { target, probe_number } => (2, *probe_number, Some(target)),
+                Message::IndirectPing { origin, probe_number } => (3, *probe_number, Some(origin)),
+                Message::IndirectAck { target, probe_number } => (4, *probe_number, Some(target)),
+                Message::ForwardedAck { origin, probe_number } => (5, *probe_number, Some(origin)),
+                Message::Announce => (6, 0, None),
+                Message::Feed => (7, 0, None),
+                Message::Gossip => (8, 0, None),
+                Message::Broadcast => (9, 0, None),
+                Message::TurnUndead => (10, 0, None),
+            };
+            let mut slip = Slip::new();
+            slip.put_peer(&header.src);
+            slip.put(&header.src_incarnation.to_be_bytes());
+            slip.put_peer(&header.dst);
+            slip.put(&[tag, number]);
+            if let Some(other) = other {
+                slip.put_peer(other);
+            }
+            slip.write(buf)
         }
 
-        fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Peer>, WireError> {
-            Self::decode(buf)
+        fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Peer>, WireError> {
+            let src = read_peer(&mut buf)?;
+            let src_incarnation = buf.try_get_u16().map_err(|_| MALFORMED)?;
+            let dst = read_peer(&mut buf)?;
+            let (tag, number) = (buf.try_get_u8().map_err(|_| MALFORMED)?, buf.try_get_u8().map_err(|_| MALFORMED)?);
+            let message = match tag {
+                0 => Message::Ping(number),
+                1 => Message::Ack(number),
+                2 => Message::PingReq { target: read_peer(&mut buf)?, probe_number: number },
+                3 => Message::IndirectPing { origin: read_peer(&mut buf)?, probe_number: number },
+                4 => Message::IndirectAck { target: read_peer(&mut buf)?, probe_number: number },
+                5 => Message::ForwardedAck { origin: read_peer(&mut buf)?, probe_number: number },
+                6 => Message::Announce,
+                7 => Message::Feed,
+                8 => Message::Gossip,
+                9 => Message::Broadcast,
+                10 => Message::TurnUndead,
+                _ => return Err(MALFORMED),
+            };
+            Ok(Header { src, src_incarnation, dst, message })
         }
 
         fn encode_member(&mut self, member: &Member<Peer>, buf: impl BufMut) -> Result<(), WireError> {
-            Self::encode(member, buf)
+            const { assert!(MEMBER_BYTES_MAX <= HEADER_BYTES_MAX) };
+            let mut slip = Slip::new();
+            slip.put_peer(member.id());
+            slip.put(&member.incarnation().to_be_bytes());
+            slip.put(&[match member.state() {
+                State::Alive => 0,
+                State::Suspect => 1,
+                State::Down => 2,
+            }]);
+            slip.write(buf)
         }
 
-        fn decode_member(&mut self, buf: impl Buf) -> Result<Member<Peer>, WireError> {
-            Self::decode(buf)
+        fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<Peer>, WireError> {
+            let peer = read_peer(&mut buf)?;
+            let incarnation = buf.try_get_u16().map_err(|_| MALFORMED)?;
+            let state = match buf.try_get_u8() {
+                Ok(0) => State::Alive,
+                Ok(1) => State::Suspect,
+                Ok(2) => State::Down,
+                _ => return Err(MALFORMED),
+            };
+            Ok(Member::new(peer, incarnation, state))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn peer(id: u64, addr: &str) -> Peer {
+            let addr = addr.parse().expect("an address");
+            Peer { id: NodeId(id), addr, generation: Generation::new(id, 3), nonce: id << 40 }
+        }
+
+        #[test]
+        fn what_is_written_for_foca_is_read_again_and_a_cut_is_noticed() {
+            let (one, two) = (peer(1, "10.0.0.1:7900"), peer(2, "[2001:db8::1]:7900"));
+            for message in [
+                Message::Ping(7),
+                Message::IndirectPing { origin: two, probe_number: 9 },
+                Message::ForwardedAck { origin: one, probe_number: 255 },
+                Message::TurnUndead,
+            ] {
+                let header = Header { src: one, src_incarnation: 500, dst: two, message };
+                let mut bytes = Vec::new();
+                PeerCodec.encode_header(&header, &mut bytes).expect("a vector has room");
+                assert!(bytes.len() <= HEADER_BYTES_MAX);
+                assert_eq!(PeerCodec.decode_header(&bytes[..]).expect("just written"), header);
+                for len in 0..bytes.len() {
+                    assert!(PeerCodec.decode_header(&bytes[..len]).is_err());
+                }
+                assert!(PeerCodec.encode_header(&header, (&mut bytes).limit(8)).is_err());
+            }
+            for state in [State::Alive, State::Suspect, State::Down] {
+                let member = Member::new(two, 3, state);
+                let mut bytes = Vec::new();
+                PeerCodec.encode_member(&member, &mut bytes).expect("a vector has room");
+                assert!(bytes.len() <= MEMBER_BYTES_MAX);
+                assert_eq!(PeerCodec.decode_member(&bytes[..]).expect("just written"), member);
+            }
         }
     }
 }

@@ -1,0 +1,318 @@
+//! Results as one page that needs nothing else: no network, no script. Pictures are SVG and follow the reader's light or
+//! dark preference.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+use crate::run::Film;
+use crate::sweep::SHOWN;
+
+/// What is left of a run or a sweep in a file.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum ResultFile {
+    /// One run, of `run --result`.
+    Run(RunResult),
+    /// A sweep, of `sweep --format json`.
+    Sweep(Vec<SweepRow>),
+}
+
+/// The part of an outcome that a page shows.
+#[derive(Debug, Deserialize)]
+pub struct RunResult {
+    seed: u64,
+    hash: String,
+    failures: Vec<String>,
+    figures: BTreeMap<String, f64>,
+    film: Option<Film>,
+}
+
+/// The part of a sweep's row that a page shows.
+#[derive(Debug, Deserialize)]
+pub struct SweepRow {
+    point: Vec<(String, String)>,
+    figures: BTreeMap<String, MeanResult>,
+}
+
+/// A mean over seeds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct MeanResult {
+    mean: f64,
+    ci95: f64,
+}
+
+/// The page's measures, in CSS pixels.
+const WIDTH: f64 = 960.0;
+const LEFT: f64 = 56.0;
+const BOTTOM: f64 = 34.0;
+
+/// Rows of a timeline are at most this high, and the whole at most this.
+const ROW_MAX: f64 = 14.0;
+const ROWS_HIGH_MAX: f64 = 720.0;
+
+/// Frames that a timeline shows; of more, every so-manieth.
+const FRAMES_MAX: usize = 240;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --paper: #fbfbf9; --line: #d6d9de;
+  --b0: #c8402f; --b1: #dd7b3a; --b2: #e8b95a; --b3: #a9c77a; --b4: #4f9d69; --off: #e4e6ea; --act: #3557a8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #9aa4b5; --paper: #14181f; --line: #333b48;
+  --b0: #e4604f; --b1: #d9823f; --b2: #c9a04a; --b3: #7f9f58; --b4: #3d8257; --off: #252b35; --act: #8fb0ff; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1000px;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+.b0 { fill: var(--b0); } .b1 { fill: var(--b1); } .b2 { fill: var(--b2); } .b3 { fill: var(--b3); }
+.b4 { fill: var(--b4); } .off { fill: var(--off); } .act { stroke: var(--act); stroke-dasharray: 3 3; }
+svg text.actname { fill: var(--act); } .axis { stroke: var(--line); } .dot { fill: var(--act); }
+.bar { stroke: var(--act); stroke-width: 1.5; opacity: .55; }
+table { border-collapse: collapse; font-size: 13px; } td, th { padding: .15rem .7rem; border-bottom: 1px solid var(--line);
+  text-align: right; } td:first-child, th:first-child { text-align: left; }
+.fail { color: var(--b0); } .ok { color: var(--b4); } code { font-size: 12px; }
+.key span { display: inline-block; width: 1em; height: 1em; vertical-align: -2px; margin: 0 .3em 0 1em; }
+";
+
+/// One page about these results, each with the name of its file.
+pub fn page(results: &[(String, ResultFile)]) -> String {
+    let mut body = String::new();
+    for (name, result) in results {
+        match result {
+            ResultFile::Run(run) => body += &run_section(name, run),
+            ResultFile::Sweep(rows) => body += &sweep_section(name, rows),
+        }
+    }
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>tidings-sim</title><style>{STYLE}</style></head>\n<body><h1>What the \
+         simulator saw</h1>\n{body}</body></html>\n"
+    )
+}
+
+fn run_section(name: &str, run: &RunResult) -> String {
+    let verdict = if run.failures.is_empty() {
+        "<span class=\"ok\">everything held</span>".to_owned()
+    } else {
+        let items: String = run.failures.iter().map(|failure| format!("<li>{}</li>", escape(failure))).collect();
+        format!("<span class=\"fail\">did not hold</span><ul>{items}</ul>")
+    };
+    let mut text = format!(
+        "<section><h2>{}</h2><p>Seed {}, hash <code>{}</code>: {verdict}</p>\n",
+        escape(name),
+        run.seed,
+        escape(&run.hash)
+    );
+    if let Some(film) = &run.film {
+        text += &timeline(film);
+    }
+    let row = |(name, value): (&String, &f64)| format!("<tr><td>{}</td><td>{}</td></tr>", escape(name), number(*value));
+    let rows: String = run.figures.iter().map(row).collect();
+    text + &format!("<table><tr><th>figure</th><th>value</th></tr>{rows}</table></section>\n")
+}
+
+/// Members by time, coloured by the share of the others that count them as present; faults as dashed lines.
+fn timeline(film: &Film) -> String {
+    let hosts = film.believed.iter().map(Vec::len).max().unwrap_or(0);
+    let (Some(&first), Some(&last)) = (film.at_s.first(), film.at_s.last()) else { return String::new() };
+    if hosts == 0 || last <= first {
+        return String::new();
+    }
+    let row = (ROWS_HIGH_MAX / hosts as f64).min(ROW_MAX);
+    let top = 74.0;
+    let (high, span) = (row * hosts as f64, last - first);
+    let x = |at: f64| LEFT + (at - first) / span * (WIDTH - LEFT - 10.0);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"members by time, coloured by what the others \
+         believe\">\n",
+        top + high + BOTTOM
+    );
+    let stride = film.at_s.len().div_ceil(FRAMES_MAX);
+    let frames: Vec<usize> = (0..film.at_s.len()).step_by(stride.max(1)).collect();
+    for host in 0..hosts {
+        let class_at = |frame: usize| class(film.believed[frame].get(host).copied().unwrap_or(-1));
+        let y = top + row * host as f64;
+        let mut begin = 0;
+        while begin < frames.len() {
+            // Frames of one colour are one rectangle.
+            let of = class_at(frames[begin]);
+            let same = frames[begin..].iter().take_while(|frame| class_at(**frame) == of).count();
+            let from = x(film.at_s[frames[begin]]);
+            let to = frames.get(begin + same).map_or(x(last), |frame| x(film.at_s[*frame]));
+            let _ = writeln!(
+                svg,
+                "<rect class=\"{of}\" x=\"{from:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                to - from,
+                (row - 1.0).max(0.8)
+            );
+            begin += same;
+        }
+        if host % (hosts.div_ceil(24)) == 0 {
+            let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">n{host}</text>", LEFT - 6.0, y + row);
+        }
+    }
+    for (index, (at, what)) in film.acts.iter().enumerate() {
+        let at = x(at.clamp(first, last));
+        let line = 12.0 + (index % 5) as f64 * 12.0;
+        let name: String = what.split(['(', ' ']).next().unwrap_or(what).to_lowercase();
+        let _ = writeln!(
+            svg,
+            "<line class=\"act\" x1=\"{at:.1}\" y1=\"{line:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\"><title>{}</title></line>\
+             <text class=\"actname\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
+            top + high,
+            escape(what),
+            at + 3.0,
+            escape(&name)
+        );
+    }
+    for tick in 0..=8 {
+        let at = first + span * f64::from(tick) / 8.0;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at:.0} s</text>",
+            x(at),
+            top + high + 18.0
+        );
+    }
+    svg += "</svg>\n";
+    let keys = [
+        ("b4", "all others count it as present"),
+        ("b3", "most"),
+        ("b2", "half"),
+        ("b1", "few"),
+        ("b0", "nobody"),
+        ("off", "not running"),
+    ];
+    let key: String = keys.iter().map(|(c, w)| format!("<span style=\"background:var(--{c})\"></span>{w}")).collect();
+    format!("<figure>{svg}<figcaption class=\"key\">{key}</figcaption></figure>\n")
+}
+
+fn class(believed: i8) -> &'static str {
+    match believed {
+        ..0 => "off",
+        0..=4 => "b0",
+        5..=39 => "b1",
+        40..=69 => "b2",
+        70..=99 => "b3",
+        _ => "b4",
+    }
+}
+
+fn sweep_section(name: &str, rows: &[SweepRow]) -> String {
+    let shown: Vec<&str> =
+        SHOWN.iter().copied().filter(|name| rows.iter().any(|row| row.figures.contains_key(*name))).collect();
+    let mut text = format!("<section><h2>{}</h2>\n", escape(name));
+    let plots = [
+        ("detect_first_p99_ms", "bytes_per_s_mean"),
+        ("arrival_p99_ms", "bytes_per_s_mean"),
+        ("false_downs_per_node_hour", "detect_first_p99_ms"),
+    ];
+    for (vertical, horizontal) in plots {
+        text += &scatter(rows, horizontal, vertical);
+    }
+    let axes: String = rows
+        .first()
+        .map(|row| row.point.iter().map(|(axis, _)| format!("<th>{}</th>", escape(axis))).collect())
+        .unwrap_or_default();
+    let heads: String = shown.iter().map(|name| format!("<th>{name}</th>")).collect();
+    text += &format!("<table><tr>{axes}{heads}</tr>");
+    for row in rows {
+        let point: String = row.point.iter().map(|(_, value)| format!("<td>{}</td>", escape(value))).collect();
+        let cell = |name: &&str| {
+            row.figures.get(*name).map_or_else(
+                || "<td>-</td>".to_owned(),
+                |mean| format!("<td>{} ± {}</td>", number(mean.mean), number(mean.ci95)),
+            )
+        };
+        let cells: String = shown.iter().map(cell).collect();
+        text += &format!("<tr>{point}{cells}</tr>");
+    }
+    text + "</table></section>\n"
+}
+
+/// The points of a sweep by two figures: whoever is lower and further left is better in both.
+fn scatter(rows: &[SweepRow], horizontal: &str, vertical: &str) -> String {
+    let points: Vec<(&SweepRow, MeanResult, MeanResult)> =
+        rows.iter().filter_map(|row| Some((row, *row.figures.get(horizontal)?, *row.figures.get(vertical)?))).collect();
+    let most = |of: fn(&(&SweepRow, MeanResult, MeanResult)) -> f64| points.iter().map(of).fold(0.0, f64::max);
+    let (wide, high) = (most(|p| p.1.mean + p.1.ci95) * 1.08, most(|p| p.2.mean + p.2.ci95) * 1.08);
+    if points.len() < 2 || wide <= 0.0 || high <= 0.0 {
+        return String::new();
+    }
+    let (left, bottom) = (LEFT + 20.0, 300.0);
+    let x = |value: f64| left + value / wide * (WIDTH - left - 20.0);
+    let y = |value: f64| bottom - value / high * (bottom - 16.0);
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} 340\" role=\"img\" aria-label=\"{vertical} by {horizontal}\">\n");
+    for tick in 0..=4 {
+        let share = f64::from(tick) / 4.0;
+        let (at_x, at_y) = (x(wide * share), y(high * share));
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{left}\" y1=\"{at_y:.1}\" x2=\"{}\" y2=\"{at_y:.1}\"/><text x=\"{}\" \
+             y=\"{:.1}\" text-anchor=\"end\">{}</text><text x=\"{at_x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            WIDTH - 20.0,
+            left - 6.0,
+            at_y + 4.0,
+            number(high * share),
+            bottom + 16.0,
+            number(wide * share)
+        );
+    }
+    for (row, across, up) in &points {
+        let (at_x, at_y) = (x(across.mean), y(up.mean));
+        let name: Vec<String> = row.point.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
+        let name = escape(&name.join(" "));
+        let (low, top) = (y((up.mean - up.ci95).max(0.0)), y(up.mean + up.ci95));
+        let _ = writeln!(
+            svg,
+            "<line class=\"bar\" x1=\"{at_x:.1}\" y1=\"{low:.1}\" x2=\"{at_x:.1}\" y2=\"{top:.1}\"/><circle \
+             class=\"dot\" cx=\"{at_x:.1}\" cy=\"{at_y:.1}\" r=\"4\"><title>{name}</title></circle><text x=\"{:.1}\" \
+             y=\"{:.1}\">{name}</text>",
+            at_x + 7.0,
+            at_y - 5.0
+        );
+    }
+    let _ =
+        writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{horizontal}</text>", WIDTH - 20.0, bottom + 34.0);
+    format!("<h3>{vertical}</h3>\n{svg}</svg>\n")
+}
+
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 1.0 => format!("{value:.1}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_becomes_a_page_that_needs_nothing_else() {
+        let json = r#"{"seed":3,"hash":"00ff","failures":["a < b"],"figures":{"heal_ms":12.5},"simulated_s":9.0,
+            "film":{"at_s":[0.0,1.0,2.0],"believed":[[100,100],[0,100],[-1,50]],"acts":[[1.0,"Crash([0])"]]}}"#;
+        let result: ResultFile = serde_json::from_str(json).expect("well formed");
+        let page = page(&[("half <split>".to_owned(), result)]);
+        assert!(page.contains("half &lt;split&gt;") && page.contains("a &lt; b") && page.contains("crash"));
+        assert!(page.contains("class=\"b0\"") && page.contains("class=\"off\"") && page.contains("12.5"));
+        assert!(!page.contains("<script") && !page.contains("http"));
+    }
+
+    #[test]
+    fn a_sweep_becomes_plots_and_a_table() {
+        let json = r#"[{"point":[["nodes","5"]],"figures":{"detect_first_p99_ms":{"mean":9.0,"ci95":1.0,"seeds":3},
+            "bytes_per_s_mean":{"mean":200.0,"ci95":2.0,"seeds":3}},"failures":[]},
+            {"point":[["nodes","9"]],"figures":{"detect_first_p99_ms":{"mean":4.0,"ci95":1.0,"seeds":3},
+            "bytes_per_s_mean":{"mean":300.0,"ci95":2.0,"seeds":3}},"failures":[]}]"#;
+        let result: ResultFile = serde_json::from_str(json).expect("well formed");
+        let page = page(&[("grid".to_owned(), result)]);
+        assert!(page.contains("nodes=9") && page.contains("<circle"));
+    }
+}
