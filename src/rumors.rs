@@ -62,9 +62,15 @@ impl Rumors {
             return false;
         }
         let rumor = Rumor { version, born: now, is_relayed: until != 0, repeats_left: LAZY_REPEATS };
-        self.by_age.push_back((now, subject.clone()));
-        self.lazy.push_back((owner, key.clone()));
-        self.rumors.insert(subject, rumor);
+        // One entry of each queue is enough, however often a key changes: or one that changes without end would make
+        // them grow without end.
+        let before = self.rumors.insert(subject.clone(), rumor);
+        if before.as_ref().is_none_or(|before| before.repeats_left == 0) {
+            self.lazy.push_back((owner, key.clone()));
+        }
+        if before.is_none() {
+            self.by_age.push_back((now, subject));
+        }
         true
     }
 
@@ -113,18 +119,18 @@ impl Rumors {
 
     /// Forgets what is old.
     pub(crate) fn forget(&mut self, now: Time) {
-        while let Some((born, subject)) = self.by_age.front() {
-            if now.since(*born) <= RUMOR_KEPT {
-                break;
+        for _ in 0..self.by_age.len() {
+            let Some((_, subject)) = self.by_age.pop_front_if(|(seen, _)| now.since(*seen) > RUMOR_KEPT) else { break };
+            let Some(rumor) = self.rumors.get(&subject) else { continue };
+            if now.since(rumor.born) > RUMOR_KEPT {
+                self.rumors.remove(&subject);
+            } else {
+                // It was renewed; how long it is kept counts from now, which at most doubles it.
+                self.by_age.push_back((now, subject));
             }
-            if self.rumors.get(subject).is_some_and(|rumor| rumor.born == *born) {
-                self.rumors.remove(subject);
-            }
-            self.by_age.pop_front();
         }
-        if self.rumors.is_empty() {
-            self.lazy.clear();
-        }
+        let rumors = &self.rumors;
+        self.lazy.retain(|(owner, key)| rumors.contains_key(&(owner.id, key.clone())));
     }
 
     /// Rumors remembered.

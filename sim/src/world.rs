@@ -307,17 +307,23 @@ impl World {
     /// # Panics
     /// If there are [`HOSTS_MAX`] hosts already, or a seed is not one of them.
     pub fn add_node(&mut self, seeds: &[HostIndex]) -> HostIndex {
-        let host = self.hosts.len();
-        assert!(host < HOSTS_MAX, "{} hosts, the limit is {HOSTS_MAX}", host + 1);
         let seeds = seeds.iter().map(|&seed| self.hosts[seed].addr).collect();
         let id = NodeId(self.rng.random());
+        let host = self.push_host(seeds, id, 0);
+        self.start(host);
+        host
+    }
+
+    fn push_host(&mut self, seeds: Vec<SocketAddr>, id: NodeId, epoch: Epoch) -> HostIndex {
+        let host = self.hosts.len();
+        assert!(host < HOSTS_MAX, "{} hosts, the limit is {HOSTS_MAX}", host + 1);
         self.hosts.push(Host {
             addr: address(host),
             name: Arc::from(format!("n{host}")),
             zone: Arc::from(""),
             seeds,
             id,
-            epoch: 0,
+            epoch,
             remembered: Vec::new(),
             node: None,
             start: 0,
@@ -331,7 +337,6 @@ impl World {
             fatal: None,
             traffic: Traffic::default(),
         });
-        self.start(host);
         host
     }
 
@@ -352,6 +357,44 @@ impl World {
     pub fn restart(&mut self, host: HostIndex) {
         self.trace.fault(self.now, &format!("restart {host}"));
         self.start(host);
+    }
+
+    /// Starts a stopped host again from an old copy of its data directory, as the start `epoch`, at another address if
+    /// it is to move.
+    ///
+    /// # Panics
+    /// If a process runs there.
+    pub fn restore(&mut self, host: HostIndex, epoch: Epoch, moves: bool) {
+        self.trace.fault(self.now, &format!("restore {host} {epoch} {moves}"));
+        self.hosts[host].epoch = epoch.saturating_sub(1);
+        if moves {
+            self.hosts[host].addr = moved(self.hosts[host].addr);
+        }
+        self.start(host);
+    }
+
+    /// Adds a host with a copy of the data directory of `original`, and starts a node on it.
+    ///
+    /// # Panics
+    /// If there are [`HOSTS_MAX`] hosts already.
+    pub fn add_clone(&mut self, original: HostIndex) -> HostIndex {
+        self.trace.fault(self.now, &format!("clone {original}"));
+        let seeds = self.hosts[original].seeds.clone();
+        let (id, epoch) = (self.hosts[original].id, self.hosts[original].epoch);
+        let host = self.push_host(seeds, id, epoch);
+        self.start(host);
+        host
+    }
+
+    /// The address of a host becomes another one; whatever is sent to the old one is heard by nobody.
+    ///
+    /// # Panics
+    /// If no process runs there.
+    pub fn readdress(&mut self, host: HostIndex) {
+        self.trace.fault(self.now, &format!("readdress {host}"));
+        let addr = moved(self.hosts[host].addr);
+        self.hosts[host].addr = addr;
+        self.tell_or_fail(host, Input::Readdress(addr));
     }
 
     /// Starts a stopped host again, without its data directory: a new member at the old address. Its epoch is larger
@@ -618,6 +661,7 @@ impl World {
             epoch: host.epoch,
             nonce,
             seed,
+            must_join: !host.seeds.is_empty(),
             seeds: host.seeds.clone(),
             remembered: host.remembered.clone(),
         };
@@ -732,6 +776,9 @@ impl World {
         let node = node.unwrap_or_else(|| panic!("host {index} does not run: it cannot be told {input:?}"));
         let result = node.handle(self.now, input, &mut out);
         self.trace.outbox(self.now, index, &out);
+        // A node may take a larger epoch; whoever keeps its data directory writes it down.
+        let epoch = node.peer().epoch();
+        self.hosts[index].epoch = epoch;
         if let Err(error @ (InputError::Bug(_) | InputError::Malformed(_))) = &result {
             // Nobody changes bytes on their way here, so that bytes which cannot be read are a bug of their writer.
             self.fail(index, error.to_string());
@@ -948,6 +995,13 @@ impl Host {
 
 fn is_open_both_ways(link: &Link, one: HostIndex, other: HostIndex) -> bool {
     link.is_open(one, other) && link.is_open(other, one)
+}
+
+/// Another address of the same host: only the second byte differs, which [`World::host_at`] does not look at first.
+fn moved(addr: SocketAddr) -> SocketAddr {
+    let SocketAddr::V4(v4) = addr else { unreachable!("hosts have addresses of version 4") };
+    let [first, moves, net, last] = v4.ip().octets();
+    SocketAddrV4::new(Ipv4Addr::new(first, moves.wrapping_add(1), net, last), v4.port()).into()
 }
 
 fn address(host: HostIndex) -> SocketAddr {

@@ -21,7 +21,10 @@ fn world(seed: u64, nodes: usize) -> World {
 }
 
 fn instance(name: &str) -> Instance {
-    Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice")
+    let mut instance =
+        Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice");
+    instance.id = Key::from(name);
+    instance
 }
 
 #[test]

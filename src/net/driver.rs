@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::carry::{Answer, Carrier, SeedsKnown};
+use super::carry::{Answer, Carrier};
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
 use super::quic::{self, Inbound, StreamLimits, Streams};
@@ -329,13 +329,13 @@ impl Driver {
             nonce: random()?,
             seed: random()?,
             seeds: Vec::new(),
+            must_join: false,
             remembered: Vec::new(),
         };
         let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
         config.seeds = seeds::first(&plan.join, config.addr).await;
         let (tell_seeds, new_seeds) = mpsc::channel(1);
-        let is_lost = !plan.join.is_empty() && config.seeds.is_empty() && !seeds::is_only(&plan.join, config.addr);
-        let known = if is_lost { SeedsKnown::NotYet } else { SeedsKnown::Yes };
+        config.must_join = !seeds::is_only(&plan.join, config.addr);
 
         let node = Node::new(config.clone(), clock.now());
         let view = View::new();
@@ -353,8 +353,7 @@ impl Driver {
             tokio::spawn(seeds::resolve(plan.join, config.addr, config.seeds, link.status(), tell_seeds));
         }
         let (tell_answers, answers) = mpsc::unbounded_channel();
-        let carrier =
-            Carrier::new(node, (Arc::clone(&socket), streams), (view, Arc::clone(&link)), tell_answers, known);
+        let carrier = Carrier::new(node, (Arc::clone(&socket), streams), (view, Arc::clone(&link)), tell_answers);
         let registered = Registered::default();
         let seeds = new_seeds;
         Ok(Self { carrier, link, socket, inbound, answers, seeds, commands, registered, keeper, leaves_at: None })

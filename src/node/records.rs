@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LIMBO_KEPT, LIMBO_MAX, Node};
+use super::{Allowance, GOODBYES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
 use crate::effect::{Event, GoneReason, InputError, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Content, Instance, Key, Owner};
@@ -23,6 +23,10 @@ pub(super) enum Taken {
 
 impl Node {
     pub(super) fn register(&mut self, now: Time, instance: &Arc<Instance>, out: &mut Outbox) -> Result<(), InputError> {
+        if instance.id.is_member() {
+            // That key is the member's own record, which everything else rests on.
+            return Err(InputError::Malformed("an instance without an id"));
+        }
         self.check_may_change(now)?;
         let bytes = encode_instance(instance).map_err(|error| match error {
             WireError::TooLarge { bytes, limit, .. } => InputError::RecordTooLarge { bytes, limit },
@@ -63,12 +67,24 @@ impl Node {
     /// A change of one of our own records: the next version, for everybody.
     pub(super) fn change(&mut self, now: Time, key: Key, body: Body, out: &mut Outbox) {
         self.counters.own_changes += 1;
-        self.own_version += 1;
-        let record = Record { owner: self.owner(), key, version: self.own_version, body };
-        let merge = self.table.merge(&record, now);
+        let (record, merge) = self.next_record(now, key, body);
         self.tell(&record, merge, out);
         let until = self.roster.position();
         self.learn(now, &record, until);
+    }
+
+    /// Says again, for everybody, what the program knows already.
+    pub(super) fn restate_record(&mut self, now: Time, key: Key, body: Body) {
+        let (record, _) = self.next_record(now, key, body);
+        let until = self.roster.position();
+        self.learn(now, &record, until);
+    }
+
+    fn next_record(&mut self, now: Time, key: Key, body: Body) -> (Record, Merge) {
+        self.own_version += 1;
+        let record = Record { owner: self.owner(), key, version: self.own_version, body };
+        let merge = self.table.merge(&record, now);
+        (record, merge)
     }
 
     fn learn(&mut self, now: Time, record: &Record, until: u64) {
@@ -89,7 +105,7 @@ impl Node {
     ) -> Taken {
         let owner = record.owner;
         if owner.id == self.config.id {
-            self.take_own(&record, out);
+            self.take_own(now, &record, out);
             return Taken::Known;
         }
         let said = member_statement(&record);
@@ -117,8 +133,24 @@ impl Node {
         }
     }
 
+    /// Whether a member changes its records faster than anybody may: its news is then dropped.
+    pub(super) fn is_too_fast(&mut self, now: Time, record: &Record) -> bool {
+        let owner = record.owner;
+        let is_news = owner.id != self.config.id
+            && self.roster.get(owner.id).is_some()
+            && record.version > self.table.version(owner, &record.key);
+        if !is_news {
+            return false;
+        }
+        let allowance = self
+            .changes
+            .entry(owner.id)
+            .or_insert_with(|| Allowance::new(super::CHANGES_PER_SECOND, super::CHANGES_AT_ONCE, now));
+        !allowance.take(now)
+    }
+
     /// A record that says to be ours: an echo, or another start of our id.
-    fn take_own(&mut self, record: &Record, out: &mut Outbox) {
+    fn take_own(&mut self, now: Time, record: &Record, out: &mut Outbox) {
         let me = self.peer();
         if record.owner.epoch < me.epoch() {
             self.counters.old_epochs += 1;
@@ -126,7 +158,7 @@ impl Node {
         }
         if let Some(said) = member_statement(record) {
             let rival = Peer { id: me.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
-            self.meet_rival(&rival, out);
+            self.meet_rival(now, &rival, false, out);
         }
     }
 
@@ -141,6 +173,10 @@ impl Node {
         if is_known {
             self.rumors.hear_again(record.owner, &record.key, record.version, until);
             return Taken::Known;
+        }
+        if self.goodbyes.len() >= GOODBYES_MAX && self.roster.get(record.owner.id).is_none() {
+            self.counters.goodbyes_limited += 1;
+            return Taken::Dropped;
         }
         let Some(said) = member_statement(&record) else { return Taken::Dropped };
         self.counters.rumors_new += 1;

@@ -1,0 +1,235 @@
+//! Every limit that a stranger, or a member gone wild, can press on: what is above it is dropped and counted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::record::MemberRecord;
+use crate::roster::{GRAVES_MAX, MEMBERS_MAX};
+use crate::rumors::RUMORS_MAX;
+use crate::wire::{Body, BodyRef, Header, Hello, Kind, Outgoing, encode_instance, encode_member};
+
+const WILD: Peer = Peer { id: NodeId(7), addr: addr(7), generation: Generation::first(1), nonce: 77 };
+
+const fn addr(number: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), number)
+}
+
+/// A node that nothing can reach but what a test hands in, and its one neighbour, which does what it likes.
+struct Pressed {
+    node: Node,
+    out: Outbox,
+    now: Time,
+    sent: u64,
+}
+
+impl Pressed {
+    fn new() -> Self {
+        let config = Config {
+            cluster: Arc::from("c"),
+            name: Arc::from("pressed"),
+            zone: Arc::from(""),
+            addr: addr(1),
+            id: NodeId(1),
+            epoch: 1,
+            nonce: 11,
+            seed: 42,
+            seeds: Vec::new(),
+            must_join: false,
+            remembered: Vec::new(),
+        };
+        let mut pressed =
+            Self { node: Node::new(config, Time::ZERO), out: Outbox::default(), now: Time::ZERO, sent: 0 };
+        pressed.hand(Input::Wake);
+        pressed
+    }
+
+    /// With the wild neighbour as a member.
+    fn with_member() -> Self {
+        let mut pressed = Self::new();
+        pressed.node.introduce(pressed.now, WILD, true, &mut pressed.out);
+        pressed.rumors(&[member(WILD, false)]);
+        assert_eq!(pressed.node.digest().live_members, 2);
+        pressed
+    }
+
+    fn hand(&mut self, input: Input<'_>) {
+        self.out.clear();
+        // What is refused is counted, which is what the tests look at.
+        let _ = self.node.handle(self.now, input, &mut self.out);
+    }
+
+    fn datagram(&mut self, from: SocketAddr, sender: &Peer, kind: Kind, fill: impl FnOnce(&mut Outgoing)) {
+        self.sent += 1;
+        let mut outgoing = Outgoing::new(&Header::new(kind, self.node.cluster, sender, self.sent));
+        fill(&mut outgoing);
+        let bytes = outgoing.finish();
+        self.hand(Input::Datagram { from, bytes: &bytes });
+    }
+
+    fn rumors(&mut self, records: &[Vec<u8>]) {
+        self.datagram(WILD.addr, &WILD, Kind::Gossip, |out| {
+            out.rumors(0, records.iter().map(Vec::as_slice)).expect("they fit");
+        });
+    }
+}
+
+fn member(peer: Peer, has_left: bool) -> Vec<u8> {
+    let said = MemberRecord {
+        addr: peer.addr,
+        generation: peer.generation,
+        nonce: peer.nonce,
+        name: Arc::from(format!("m{}", peer.id.0)),
+        zone: Arc::from(""),
+        addresses: Vec::new(),
+        wire: (WIRE_OLDEST, WIRE_NEWEST),
+        software: Arc::from("0"),
+        has_left,
+    };
+    let bytes = encode_member(&said).expect("small");
+    Record::encode(Owner { id: peer.id, epoch: peer.epoch() }, &Key::member(), 1, BodyRef::Live(&bytes))
+}
+
+fn web(id: NodeId, key: u64, version: u64) -> Vec<u8> {
+    let instance = crate::record::Instance::new("web", addr(80)).expect("valid");
+    let bytes = encode_instance(&instance).expect("small");
+    let key = Key::from(format!("k{key}").as_str());
+    Record::encode(Owner { id, epoch: 1 }, &key, version, BodyRef::Live(&bytes))
+}
+
+fn stranger(number: u64) -> Peer {
+    Peer { id: NodeId(1_000_000 + number), addr: addr(9), generation: Generation::first(1), nonce: number }
+}
+
+#[test]
+fn strangers_that_gossip_are_asked_who_they_are_up_to_a_limit() {
+    let mut pressed = Pressed::new();
+    for number in 0..crate::contact::CONTACTS_MAX as u64 + 100 {
+        let from = addr(1_000 + number as u16);
+        pressed.datagram(from, &stranger(number), Kind::Gossip, |_| {});
+    }
+    let counters = pressed.node.counters();
+    assert_eq!(pressed.node.queues().contacts, crate::contact::CONTACTS_MAX);
+    assert_eq!((counters.contacts_limited, counters.strangers), (100, crate::contact::CONTACTS_MAX as u64 + 100));
+    assert_eq!(pressed.node.digest().live_members, 1, "none of them was let in");
+}
+
+#[test]
+fn hellos_are_answered_up_to_a_limit_and_an_answer_is_no_longer_than_the_question() {
+    let mut pressed = Pressed::new();
+    let hello = Hello { bump: 0, addr: addr(9), wire: (WIRE_OLDEST, WIRE_NEWEST), cookie: 1 };
+    let mut answers = 0;
+    for number in 0..u64::from(HELLOS_PER_SECOND) + 50 {
+        pressed.datagram(addr(9), &stranger(number), Kind::Hello, |out| out.hello(&hello).expect("fits"));
+        answers += pressed.out.datagrams.iter().filter(|datagram| datagram.to == addr(9)).count();
+    }
+    assert_eq!(answers, HELLOS_PER_SECOND as usize);
+    assert_eq!(pressed.node.counters().hellos_limited, 50);
+}
+
+#[test]
+fn another_cluster_is_refused_up_to_a_limit() {
+    let mut pressed = Pressed::new();
+    for _ in 0..REFUSALS_PER_SECOND + 7 {
+        let other = Outgoing::new(&Header::new(Kind::Gossip, pressed.node.cluster + 1, &WILD, 1)).finish();
+        pressed.hand(Input::Datagram { from: addr(9), bytes: &other });
+    }
+    let counters = pressed.node.counters();
+    assert_eq!((counters.refusals_sent, counters.refusals_limited), (u64::from(REFUSALS_PER_SECOND), 7));
+}
+
+#[test]
+fn records_of_owners_that_nobody_knows_wait_up_to_a_limit() {
+    let mut pressed = Pressed::with_member();
+    for number in 0..LIMBO_MAX as u64 + 10 {
+        pressed.rumors(&[web(stranger(number).id, 1, 1)]);
+    }
+    assert_eq!(pressed.node.queues().limbo, LIMBO_MAX);
+    assert_eq!(pressed.node.counters().limbo_limited, 10);
+    pressed.now = pressed.now + LIMBO_KEPT + Duration::from_secs(2);
+    pressed.hand(Input::Wake);
+    assert_eq!(pressed.node.queues().limbo, 0, "nobody came for them");
+}
+
+#[test]
+fn a_member_that_changes_its_records_too_fast_is_heard_up_to_a_limit_and_then_again() {
+    let mut pressed = Pressed::with_member();
+    let before = pressed.node.counters();
+    let surplus = 500;
+    for version in 2..2 + u64::from(CHANGES_AT_ONCE) + surplus {
+        pressed.rumors(&[web(WILD.id, 1, version)]);
+    }
+    let counters = pressed.node.counters();
+    let taken = counters.rumors_new - before.rumors_new;
+    // The member's own record was one change.
+    assert_eq!(taken, u64::from(CHANGES_AT_ONCE) - 1);
+    assert_eq!(counters.changes_limited, surplus + 1);
+    let queues = pressed.node.queues();
+    assert!(queues.rumors <= 3, "one key is one rumor, however often it changes: {queues:?}");
+    pressed.now = pressed.now + Duration::from_secs(1);
+    pressed.rumors(&[web(WILD.id, 1, u64::MAX / 2)]);
+    assert_eq!(pressed.node.counters().rumors_new - before.rumors_new, taken + 1);
+}
+
+#[test]
+fn news_is_remembered_up_to_a_limit() {
+    let mut pressed = Pressed::with_member();
+    for key in 0..RUMORS_MAX as u64 + 10 {
+        pressed.rumors(&[web(WILD.id, key, key + 2)]);
+    }
+    assert_eq!(pressed.node.queues().rumors, RUMORS_MAX);
+    assert!(pressed.node.counters().rumors_limited >= 10);
+}
+
+#[test]
+fn goodbyes_of_members_that_nobody_knows_are_remembered_up_to_a_limit() {
+    let mut pressed = Pressed::with_member();
+    for number in 0..GOODBYES_MAX as u64 + 10 {
+        pressed.rumors(&[member(stranger(number), true)]);
+    }
+    assert_eq!(pressed.node.queues().goodbyes, GOODBYES_MAX);
+    assert_eq!(pressed.node.counters().goodbyes_limited, 10);
+    pressed.rumors(&[member(WILD, true)]);
+    assert_eq!(pressed.node.digest().live_members, 1, "the goodbye of a known member is still heard");
+}
+
+#[test]
+fn members_are_let_in_up_to_a_limit() {
+    let mut pressed = Pressed::with_member();
+    for number in 0..MEMBERS_MAX as u64 + 5 {
+        let peer = Peer { addr: addr(2_000), ..stranger(number) };
+        pressed.node.introduce(pressed.now, peer, false, &mut pressed.out);
+        pressed.out.clear();
+    }
+    assert_eq!(pressed.node.queues().members, MEMBERS_MAX);
+    assert_eq!(pressed.node.counters().members_limited, 6);
+}
+
+#[test]
+fn graves_are_kept_up_to_a_limit_and_the_oldest_goes_first() {
+    let mut roster = Roster::new(NodeId(1));
+    for number in 0..GRAVES_MAX as u64 + 3 {
+        roster.bury(NodeId(number), Generation::first(1), Time::ZERO + Duration::from_millis(number));
+    }
+    assert_eq!((roster.graves_len(), roster.graves_limited), (GRAVES_MAX, 3));
+    assert!(!roster.is_buried(NodeId(2), Generation::first(1)) && roster.is_buried(NodeId(3), Generation::first(1)));
+}
+
+#[test]
+fn large_bodies_are_fetched_up_to_a_limit_at_once() {
+    let mut pressed = Pressed::with_member();
+    for key in 0..exchange::CONVERSATIONS_MAX as u64 + 10 {
+        let body = Body::Large { len: 2_000, hash: key };
+        let record = Record {
+            owner: Owner { id: WILD.id, epoch: 1 },
+            key: Key::from(format!("k{key}").as_str()),
+            version: key + 2,
+            body,
+        };
+        let now = pressed.now;
+        pressed.node.take_record(now, record, 0, Some(WILD), &mut pressed.out);
+    }
+    assert_eq!(pressed.node.queues().conversations, exchange::CONVERSATIONS_MAX);
+    assert!(pressed.node.counters().bodies_limited >= 10);
+}
