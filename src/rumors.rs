@@ -120,13 +120,17 @@ impl Rumors {
     /// Forgets what is old.
     pub(crate) fn forget(&mut self, now: Time) {
         for _ in 0..self.by_age.len() {
-            let Some((_, subject)) = self.by_age.pop_front_if(|(seen, _)| now.since(*seen) > RUMOR_KEPT) else { break };
+            if self.by_age.front().is_none_or(|(seen, _)| now.since(*seen) <= RUMOR_KEPT) {
+                break;
+            }
+            let Some((_, subject)) = self.by_age.pop_front() else { break };
             let Some(rumor) = self.rumors.get(&subject) else { continue };
             if now.since(rumor.born) > RUMOR_KEPT {
                 self.rumors.remove(&subject);
             } else {
-                // It was renewed; how long it is kept counts from now, which at most doubles it.
-                self.by_age.push_back((now, subject));
+                // It was renewed. Younger ones may stand before it now: it is kept for at most twice as long.
+                let born = rumor.born;
+                self.by_age.push_back((born, subject));
             }
         }
         let rumors = &self.rumors;

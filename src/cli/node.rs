@@ -21,7 +21,7 @@ use super::jsonl::{self, Me};
 use super::output::{Closed, Output};
 use super::signals::Signals;
 use super::view::Shown;
-use super::{parse_span, spec, table};
+use super::{config, parse_span, spec, table};
 
 /// The table is redrawn at most this often ...
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
@@ -64,6 +64,9 @@ Exit codes: see tidings --help.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    #[command(flatten)]
+    _file: config::FileArg,
+
     /// The member's name, unique in the cluster
     #[arg(long, env = "TIDINGS_NAME", value_parser = |name: &str| checked("member name", name))]
     name: String,
