@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Invalid(_) | StartError::TooManyToJoin { .. } => Exit::Usage,
+            StartError::Invalid(_) | StartError::Target(_) | StartError::TooManyToJoin { .. } => Exit::Usage,
             StartError::NotJoined { .. } => Exit::Timeout,
             StartError::NotLoopback { .. } | StartError::Stopped(StopReason::Fatal(_)) => Exit::Refused,
             _ => Exit::Failed,
