@@ -16,8 +16,8 @@ Exit codes:
      or because the address is not a loopback address
   130, 143  ended at once by a second SIGINT or SIGTERM
 
-Every option can also be given by the environment variable that its help names.
-Logs go to standard error; RUST_LOG sets their level (default: warn).";
+Every option can also be given by the environment variable that its help names, or in a
+file: see tidings config --help. Logs go to standard error.";
 
 /// How the process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -233,3 +233,68 @@ fn large_bodies_are_fetched_up_to_a_limit_at_once() {
     assert_eq!(pressed.node.queues().conversations, exchange::CONVERSATIONS_MAX);
     assert!(pressed.node.counters().bodies_limited >= 10);
 }
+
+/// Bytes that are nearly right: what a node sends, with a few bytes changed, cut or added.
+fn damage(mut bytes: Vec<u8>, changes: &[(proptest::sample::Index, u8)], keep: proptest::sample::Index) -> Vec<u8> {
+    for (at, to) in changes {
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] = *to;
+        }
+    }
+    bytes.truncate(keep.index(bytes.len() + 1).max(bytes.len() / 2));
+    bytes
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_datagram_can_do_more_than_be_refused(
+        bodies in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), 1..8),
+        changes in proptest::collection::vec(proptest::prelude::any::<(proptest::sample::Index, u8)>(), 0..6),
+        keep: proptest::sample::Index,
+    ) {
+        let mut pressed = Pressed::with_member();
+        for body in &bodies {
+            let bytes = crate::wire::dress("c", &WILD, body);
+            pressed.hand(Input::Datagram { from: WILD.addr, bytes: &bytes });
+            pressed.hand(Input::Datagram { from: addr(9), bytes: body });
+        }
+        let mut outgoing = Outgoing::new(&Header::new(Kind::Gossip, pressed.node.cluster, &WILD, 1));
+        outgoing.rumors(7, [&web(WILD.id, 1, 2)[..], &member(stranger(1), false)]).expect("they fit");
+        let bytes = damage(outgoing.finish(), &changes, keep);
+        pressed.hand(Input::Datagram { from: WILD.addr, bytes: &bytes });
+        pressed.now = pressed.now + Duration::from_secs(2);
+        pressed.hand(Input::Wake);
+        proptest::prop_assert_eq!(pressed.node.counters().bugs, 0);
+    }
+
+    #[test]
+    fn no_question_or_answer_can_do_more_than_be_refused(
+        junk in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        changes in proptest::collection::vec(proptest::prelude::any::<(proptest::sample::Index, u8)>(), 0..6),
+        keep: proptest::sample::Index,
+    ) {
+        let mut pressed = Pressed::with_member();
+        let mut asker = Pressed::with_member();
+        asker.node.pull_from(asker.now, WILD, &mut asker.out);
+        let question = asker.out.requests.pop().expect("a pull is a question").bytes;
+        for bytes in [question.clone(), damage(question.to_vec(), &changes, keep).into(), junk.clone().into()] {
+            pressed.hand(Input::Request { from: WILD.addr, token: 1, bytes });
+            proptest::prop_assert_eq!(pressed.out.replies.len(), 1, "every question is answered or refused, once");
+        }
+        pressed.hand(Input::Request { from: WILD.addr, token: 1, bytes: question });
+        let answer = pressed.out.replies.pop().and_then(|reply| reply.bytes).expect("a pull is answered");
+        for bytes in [damage(answer.to_vec(), &changes, keep), junk] {
+            let mut asker = Pressed::with_member();
+            asker.out.clear();
+            asker.node.pull_from(asker.now, WILD, &mut asker.out);
+            let token = asker.out.requests.pop().expect("a pull is a question").token;
+            asker.hand(Input::Response { token, result: Ok(bytes.into()) });
+            asker.hand(Input::Response { token, result: Ok(answer.clone()) });
+            asker.hand(Input::Wake);
+            proptest::prop_assert_eq!(asker.node.counters().bugs, 0);
+        }
+    }
+}
