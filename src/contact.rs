@@ -93,6 +93,11 @@ impl Contacts {
         self.seeds.iter().copied().filter(|addr| !self.own.contains(addr))
     }
 
+    /// Whether our own address is among the seeds.
+    pub(crate) fn is_seed(&self) -> bool {
+        self.seeds.iter().any(|addr| self.own.contains(addr))
+    }
+
     /// Whether there is anybody to look for before this start can be called the first.
     pub(crate) fn has_remembered(&self) -> bool {
         !self.remembered.is_empty()
@@ -109,11 +114,6 @@ impl Contacts {
         self.own.remove(&before);
         self.is_own(after);
         self.forget(after);
-    }
-
-    /// Whether we are one of the seeds ourselves.
-    pub(crate) fn is_seed(&self) -> bool {
-        self.seeds.iter().any(|addr| self.own.contains(addr))
     }
 
     /// Keeps the address of a member that is gone, to try it for ever.
@@ -143,6 +143,18 @@ impl Contacts {
         self.ask_anyway(addr, now, rng);
     }
 
+    /// Asks an address at once, however silent it was: there is fresh news of somebody there.
+    pub(crate) fn ask_now(&mut self, addr: SocketAddr, now: Time, rng: &mut Xoshiro256PlusPlus) {
+        if self.own.contains(&addr) {
+            return;
+        }
+        self.silent.remove(&addr);
+        match self.asked.get_mut(&addr) {
+            Some(asked) => (asked.tries, asked.next) = (0, now),
+            None => self.ask_anyway(addr, now, rng),
+        }
+    }
+
     fn ask_anyway(&mut self, addr: SocketAddr, now: Time, rng: &mut Xoshiro256PlusPlus) {
         self.begin(addr, 0, now, rng);
     }
@@ -163,7 +175,7 @@ impl Contacts {
     /// An address answered: whether that is the answer to what we asked.
     pub(crate) fn answered(&mut self, from: SocketAddr, cookie: u64) -> bool {
         match self.asked.get(&from) {
-            Some(asked) if asked.cookie == cookie && asked.tries > 0 => {
+            Some(asked) if asked.cookie == cookie => {
                 self.asked.remove(&from);
                 self.silent.remove(&from);
                 true

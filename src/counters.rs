@@ -47,6 +47,8 @@ counters! {
     refusals_sent,
     /// Refusals not sent, because of the limit on them.
     refusals_limited,
+    /// Warnings about a sender that were not told, because one was told of late, or about too many senders.
+    warnings_limited,
     /// Hellos sent.
     hellos_sent,
     /// Hellos received.

@@ -229,6 +229,22 @@ pub enum Warning {
         /// Where it listens.
         addr: SocketAddr,
     },
+    /// An earlier start of our own id still lives: a copied data directory. It is being told to stop.
+    #[error("an earlier process with our id {id} still runs at {addr}; is its data directory a copy?")]
+    Cloned {
+        /// The id.
+        id: NodeId,
+        /// Where the other listens.
+        addr: SocketAddr,
+    },
+    /// A sender and we have no cluster key in common, or one of us uses none.
+    #[error("{from} and we do not share the cluster key: {problem}")]
+    Key {
+        /// Who sent it, or says so: addresses of datagrams can be forged.
+        from: SocketAddr,
+        /// What is wrong.
+        problem: KeyProblem,
+    },
     /// No seed has answered yet.
     #[error("no answer from {seeds} seed addresses after {tries} tries; going on")]
     NoSeedAnswers {
@@ -258,6 +274,35 @@ pub enum Warning {
     },
 }
 
+/// Why a datagram could not be taken for that of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KeyProblem {
+    /// It is sealed with a key that we do not have.
+    #[error("its datagram is sealed with key {id}, which we do not have")]
+    Unknown {
+        /// The id of its key.
+        id: u8,
+    },
+    /// It says to be sealed with a key that we have, and is not, or for another cluster's name.
+    #[error("its datagram names our key {id} and cannot be opened with it")]
+    DoesNotOpen {
+        /// The id of the key.
+        id: u8,
+    },
+    /// It is sealed, and we have no key at all.
+    #[error("its datagram is sealed with key {id}, and we have none")]
+    NoKey {
+        /// The id of its key.
+        id: u8,
+    },
+    /// It is in clear, and we have a key.
+    #[error("its datagram is not sealed")]
+    Clear,
+    /// It says that it could not open ours.
+    #[error("it could not open our datagram")]
+    Refused,
+}
+
 /// Why a node cannot go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -269,6 +314,12 @@ pub enum Fatal {
         id: NodeId,
         /// Where the other listens.
         addr: SocketAddr,
+    },
+    /// The others called this start dead so often that it has no further life to begin: start the process again.
+    #[error("called dead {renewals} times since this start; a new start is needed")]
+    WornOut {
+        /// How often it was renewed.
+        renewals: u16,
     },
     /// A live member had our name when we joined.
     #[error("the name {name:?} belongs to the live member {id} at {addr}")]

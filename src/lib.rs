@@ -12,17 +12,18 @@
 //! ```text
 //! floor 0 words    time  peer  record
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
-//!                  table (records)  roster (members)  rumors (news)  timers  counters  view (what readers see)
+//!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
 //! floor 2 organs   swim (foca)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()
-//! floor 4 live     net: socket, quic, tls, driver, kept state                                  feature "net"
+//! floor 4 live     net: socket, seal, keys, quic, tls, driver, kept state                      feature "net"
 //! floor 5 program  registry (the handle)
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!
 //! Four straight lines lead through it:
 //!
-//! - a datagram: `net::socket` → `net::driver` → `node` → `swim`, `table` → the driver drains the outbox;
+//! - a datagram: `net::socket` → `net::seal` opens → `net::driver` → `node` → `swim`, `table` → the driver drains
+//!   the outbox;
 //! - a registration: `registry` → driver → `node` stamps a version, merges it into `table`, tells `rumors`, and sends
 //!   at once → the driver drains;
 //! - a lookup: `registry` → `view`: no await, no channel, no lock;
@@ -34,6 +35,7 @@ pub mod effect;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod node;
+pub mod pace;
 pub mod peer;
 pub mod record;
 #[cfg(feature = "net")]

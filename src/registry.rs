@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::effect::{Event, InputError};
+use crate::effect::{Event, InputError, Warning};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
+use crate::net::rotate::{KeyChange, Trust};
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Instance, InstanceError, Key, check_name};
 
 pub use crate::net::advertise::{Advertise, AdvertiseError};
+pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
+pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
+pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Stats};
 pub use crate::net::target::{Target, TargetError};
 pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
@@ -48,6 +52,8 @@ pub struct Builder {
     plan: Plan,
     join: Vec<String>,
     policy: JoinPolicy,
+    keys: Vec<ClusterKey>,
+    is_insecure: bool,
 }
 
 impl Builder {
@@ -72,8 +78,8 @@ impl Builder {
     }
 
     /// Adds members to join through: `HOST:PORT`, `dns:NAME:PORT`, `srv:NAME`, `file:PATH` or `exec:CMD`, see
-    /// [`Target`]. One that answers is enough. All are resolved anew at each try; one that fails is a warning, and costs
-    /// no other. The member's own address among them is ignored, so all members may be given the same list.
+    /// [`Target`]. One that answers is enough. All are resolved anew at each try; one that fails is a warning, and
+    /// costs no other. The member's own address among them is ignored, so all members may be given the same list.
     pub fn join(mut self, targets: impl IntoIterator<Item: Into<String>>) -> Self {
         self.join.extend(targets.into_iter().map(Into::into));
         self
@@ -98,13 +104,55 @@ impl Builder {
         self
     }
 
+    /// Seals all that the member says with this cluster key, and believes only what is sealed with it. Several keys are
+    /// all believed, and the first one seals; see also [`keyring`](Self::keyring). Without a key only loopback
+    /// addresses can be used.
+    pub fn key(mut self, key: ClusterKey) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// Like [`key`](Self::key), with a ring that was kept: it says itself which key seals.
+    pub fn keyring(mut self, ring: Keyring) -> Self {
+        self.plan.trust.ring = Some(ring);
+        self
+    }
+
+    /// Lets a member without a key use addresses that other machines can reach. Then **everybody who can reach its
+    /// port is a member**, can read all and change all.
+    pub fn insecure(mut self, is_insecure: bool) -> Self {
+        self.is_insecure = is_insecure;
+        self
+    }
+
+    /// What a member with a key does with datagrams in clear: for turning encryption on in a running cluster.
+    pub fn accept_plaintext(mut self, plaintext: Plaintext) -> Self {
+        self.plan.trust.plaintext = plaintext;
+        self
+    }
+
+    /// Authenticates streams with certificates of your own, in PEM files, instead of ones that the cluster key makes.
+    /// Every certificate must carry the DNS name [`MEMBER_NAME`](crate::net::tls::MEMBER_NAME), for servers and
+    /// clients both. Datagrams need the cluster key all the same; it cannot be changed while running.
+    pub fn tls_pem(mut self, files: PemFiles) -> Self {
+        self.plan.trust.pem = Some(files);
+        self
+    }
+
     /// Starts the member on a thread of its own. Works within any async runtime, and needs none of its services.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub async fn start(mut self) -> Result<Registry, StartError> {
+        for key in std::mem::take(&mut self.keys) {
+            match &mut self.plan.trust.ring {
+                Some(ring) => ring.add(key)?,
+                none => *none = Some(Keyring::new(key)?),
+            }
+        }
         let join = self.join;
-        self.plan.join = check(&self.plan, &join)?;
+        self.plan.join = check(&self.plan, &join, self.is_insecure)?;
+        warn_of_danger(&self.plan);
         let (commands, link) = driver::start(self.plan).await?;
         let registry = Registry { commands, link };
         let (wait, is_required) = match self.policy {
@@ -121,7 +169,8 @@ impl Builder {
                     let link = Arc::clone(&registry.link);
                     drop(registry);
                     link.stop_reason().await;
-                    return Err(StartError::NotJoined { join, waited: wait });
+                    let refusal = link.refusal().map(|warning| Warning::clone(&warning));
+                    return Err(StartError::NotJoined { join, waited: wait, refusal });
                 }
                 tracing::warn!(target: driver::NODE_LOG, ?join, "nobody to join has answered within {wait:?}; going on");
                 Ok(registry)
@@ -132,25 +181,35 @@ impl Builder {
 
 /// Checks all that can be checked before anything is touched.
 /// Gives the targets to join through.
-fn check(plan: &Plan, join: &[String]) -> Result<Vec<Target>, StartError> {
+fn check(plan: &Plan, join: &[String], is_insecure: bool) -> Result<Vec<Target>, StartError> {
     check_name("cluster name", &plan.cluster)?;
     check_name("member name", &plan.name)?;
     if !plan.zone.is_empty() {
         check_name("zone", &plan.zone)?;
     }
-    // Until there are keys, whoever reaches the port is a member: so nobody else's machine may.
-    let is_loopback = |addr: SocketAddr| addr.ip().to_canonical().is_loopback();
-    if !is_loopback(plan.bind) {
-        return Err(StartError::NotLoopback { what: "bind", addr: plan.bind });
-    }
+    // Without a key, whoever reaches the port is a member: so nobody else's machine may, unless that is wanted.
+    let is_open = plan.trust.ring.is_some() || is_insecure;
     let advertised = plan.advertise.resolve(plan.bind, None).map_err(DriveError::Advertise)?;
-    if !is_loopback(advertised) {
-        return Err(StartError::NotLoopback { what: "advertise", addr: advertised });
+    for (what, addr) in [("bind", plan.bind), ("advertise", advertised)] {
+        if !is_open && !addr.ip().to_canonical().is_loopback() {
+            return Err(StartError::NotLoopback { what, addr });
+        }
     }
     if join.len() > JOIN_MAX {
         return Err(StartError::TooManyToJoin { count: join.len(), limit: JOIN_MAX });
     }
     Ok(join.iter().map(|target| target.parse()).collect::<Result<_, TargetError>>()?)
+}
+
+fn warn_of_danger(plan: &Plan) {
+    let is_loopback = |addr: SocketAddr| addr.ip().to_canonical().is_loopback();
+    if plan.trust.ring.is_none() && !is_loopback(plan.bind) {
+        tracing::warn!(target: driver::NODE_LOG, bind = %plan.bind,
+            "insecure: without a cluster key, whoever reaches this port is a member and can change everything");
+    }
+    if plan.trust.ring.is_some() && plan.trust.plaintext != Plaintext::Refuse {
+        tracing::warn!(target: driver::NODE_LOG, "insecure: datagrams in clear are accepted from anybody");
+    }
 }
 
 /// Why a member could not start. Nothing is left running.
@@ -164,13 +223,19 @@ pub enum StartError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// An address that other machines can reach; without keys, only loopback is accepted.
-    #[error("cannot {what} {addr}: without a cluster key only loopback addresses are accepted")]
+    #[error(
+        "cannot {what} {addr}: without a cluster key only loopback addresses are accepted; give a key, or say \
+             that it shall be insecure"
+    )]
     NotLoopback {
         /// `bind` or `advertise`.
         what: &'static str,
         /// The address.
         addr: SocketAddr,
     },
+    /// The cluster keys do not make a ring.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
     /// Too many members to join through.
     #[error("{count} members to join through, the limit is {limit}")]
     TooManyToJoin {
@@ -183,16 +248,22 @@ pub enum StartError {
     #[error(transparent)]
     Drive(DriveError),
     /// Nobody to join answered in time.
-    #[error("none of {join:?} has answered within {waited:?}")]
+    #[error("could not join through any of {join:?} within {waited:?}: {}", cause(.refusal))]
     NotJoined {
         /// What was to be joined.
         join: Vec<String>,
         /// How long it was waited.
         waited: Duration,
+        /// Why the last that answered was no help; `None` if nobody answered.
+        refusal: Option<Warning>,
     },
     /// The member stopped while it joined: its name or its id belongs to another live member ...
     #[error(transparent)]
     Stopped(StopReason),
+}
+
+fn cause(refusal: &Option<Warning>) -> String {
+    refusal.as_ref().map_or_else(|| "nobody answers".into(), ToString::to_string)
 }
 
 impl From<DriveError> for StartError {
@@ -225,8 +296,9 @@ impl Registry {
             advertise: Advertise::Auto,
             join: Vec::new(),
             data_dir: None,
+            trust: Trust::default(),
         };
-        Builder { plan, join: Vec::new(), policy: JoinPolicy::default() }
+        Builder { plan, join: Vec::new(), policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
     }
 
     /// Who this member is now.
@@ -332,6 +404,55 @@ impl Registry {
         let (done, stats) = oneshot::channel();
         self.send(Command::Stats(done))?;
         self.answer(stats).await
+    }
+
+    /// The cluster keys of this member, and, asked just now, those of every other present member.
+    ///
+    /// It takes as long as the slowest of them, five seconds at most for every sixteen that do not answer.
+    ///
+    /// # Errors
+    /// See [`KeysError`].
+    pub async fn keys(&self) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(None).await
+    }
+
+    /// Believes one more cluster key from now on, here and at every present member. Members that are away learn of it
+    /// when they are back.
+    ///
+    /// # Errors
+    /// See [`KeysError`]; nothing changed, unless the member stopped.
+    pub async fn add_key(&self, key: ClusterKey) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Add(key))).await
+    }
+
+    /// Seals with this key of the ring from now on, here and at every present member. A member that does not have it
+    /// ([`KeysStatus::lacking`]) is out of touch until it is told; that happens by itself while it shares another.
+    ///
+    /// # Errors
+    /// As for [`add_key`](Self::add_key).
+    pub async fn use_key(&self, id: KeyId) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Use(id))).await
+    }
+
+    /// Believes this key no longer, here and at every present member. A member that is away and has no other cannot
+    /// come back until it is given a new one by hand.
+    ///
+    /// # Errors
+    /// As for [`add_key`](Self::add_key).
+    pub async fn remove_key(&self, id: KeyId) -> Result<KeysStatus, KeysError> {
+        self.ask_keys(Some(KeyChange::Remove(id))).await
+    }
+
+    /// The ring of this member whenever it changes, secrets and all, for keeping it over a restart. `None` without a
+    /// key.
+    pub fn keyring(&self) -> watch::Receiver<Option<Keyring>> {
+        self.link.keyring.subscribe()
+    }
+
+    async fn ask_keys(&self, change: Option<KeyChange>) -> Result<KeysStatus, KeysError> {
+        let (done, status) = oneshot::channel();
+        self.send(Command::Keys(change, done)).map_err(KeysError::Stopped)?;
+        self.answer(status).await.map_err(KeysError::Stopped)?
     }
 
     /// How far the member is.

@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) evidence: Evidence,
     /// As it was last told to the program; `None` until its own record is known.
     pub(crate) shown: Option<Arc<Member>>,
+    /// Whether that was an earlier start, and this one has yet to say who it is.
+    pub(crate) is_outdated: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,9 @@ impl Roster {
     /// evidence, stay.
     pub(crate) fn put(&mut self, peer: Peer, state: MemberState, now: Time) {
         let before = self.take(peer.id);
+        let is_outdated = before
+            .as_ref()
+            .is_some_and(|entry| entry.shown.is_some() && (entry.is_outdated || !entry.peer.is_same_start(&peer)));
         let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
         if state.is_present() {
             let at = (position(peer.id), peer.id);
@@ -146,12 +151,13 @@ impl Roster {
             self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer));
         }
         self.by_addr.entry(peer.addr).or_default().insert(peer.id);
-        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, shown });
+        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, shown, is_outdated });
     }
 
     /// Notes how a member was told to the program.
     pub(crate) fn show(&mut self, id: NodeId, shown: Arc<Member>) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            entry.is_outdated = !shown.peer.is_same_start(&entry.peer);
             entry.shown = Some(shown);
         }
     }

@@ -31,6 +31,8 @@ struct Rumor {
     /// Whether it was passed on along the tree.
     is_relayed: bool,
     repeats_left: u8,
+    /// Whether it waits among the repeats.
+    is_waiting: bool,
 }
 
 /// What is to be sent at the next flush.
@@ -61,16 +63,17 @@ impl Rumors {
         if self.rumors.len() >= RUMORS_MAX && !self.rumors.contains_key(&subject) {
             return false;
         }
-        let rumor = Rumor { version, born: now, is_relayed: until != 0, repeats_left: LAZY_REPEATS };
-        // One entry of each queue is enough, however often a key changes: or one that changes without end would make
-        // them grow without end.
-        let before = self.rumors.insert(subject.clone(), rumor);
-        if before.as_ref().is_none_or(|before| before.repeats_left == 0) {
+        let before = self.rumors.get(&subject);
+        let is_waiting = before.is_some_and(|rumor| rumor.is_waiting);
+        if before.is_none() {
+            self.by_age.push_back((now, subject.clone()));
+        }
+        if !is_waiting {
             self.lazy.push_back((owner, key.clone()));
         }
-        if before.is_none() {
-            self.by_age.push_back((now, subject));
-        }
+        let is_relayed = until != 0;
+        let rumor = Rumor { version, born: now, is_relayed, repeats_left: LAZY_REPEATS, is_waiting: true };
+        self.rumors.insert(subject, rumor);
         true
     }
 
@@ -93,25 +96,21 @@ impl Rumors {
         std::mem::take(&mut self.hot)
     }
 
-    /// Puts back what was taken.
-    pub(crate) fn put_back(&mut self, hot: Vec<Hot>) {
-        self.hot.splice(0..0, hot);
-    }
-
     /// Offers rumors for a datagram that is sent anyway: `fill` says whether it took one.
     pub(crate) fn repeat(&mut self, mut fill: impl FnMut(Owner, &Key) -> bool) {
         for _ in 0..REPEATS_LOOKED_AT.min(self.lazy.len()) {
             let Some((owner, key)) = self.lazy.pop_front() else { break };
             let Some(rumor) = self.rumors.get_mut(&(owner.id, key.clone())) else { continue };
+            rumor.is_waiting = false;
             if rumor.repeats_left == 0 {
                 continue;
             }
-            if !fill(owner, &key) {
-                self.lazy.push_front((owner, key));
-                break;
+            // One that does not fit here must not keep the others waiting.
+            if fill(owner, &key) {
+                rumor.repeats_left -= 1;
             }
-            rumor.repeats_left -= 1;
             if rumor.repeats_left > 0 {
+                rumor.is_waiting = true;
                 self.lazy.push_back((owner, key));
             }
         }
@@ -119,22 +118,28 @@ impl Rumors {
 
     /// Forgets what is old.
     pub(crate) fn forget(&mut self, now: Time) {
-        for _ in 0..self.by_age.len() {
-            if self.by_age.front().is_none_or(|(seen, _)| now.since(*seen) <= RUMOR_KEPT) {
+        while let Some((born, _)) = self.by_age.front() {
+            if now.since(*born) <= RUMOR_KEPT {
                 break;
             }
-            let Some((_, subject)) = self.by_age.pop_front() else { break };
-            let Some(rumor) = self.rumors.get(&subject) else { continue };
-            if now.since(rumor.born) > RUMOR_KEPT {
-                self.rumors.remove(&subject);
-            } else {
-                // It was renewed. Younger ones may stand before it now: it is kept for at most twice as long.
-                let born = rumor.born;
-                self.by_age.push_back((born, subject));
+            let (_, subject) = self.by_age.pop_front().expect("just looked at");
+            match self.rumors.get(&subject) {
+                // Told anew since: its age counts from then.
+                Some(rumor) if now.since(rumor.born) <= RUMOR_KEPT => {
+                    self.by_age.push_back((rumor.born, subject));
+                }
+                _ => {
+                    self.rumors.remove(&subject);
+                }
             }
         }
         let rumors = &self.rumors;
         self.lazy.retain(|(owner, key)| rumors.contains_key(&(owner.id, key.clone())));
+    }
+
+    /// Rumors that wait for a repeat; never more than are remembered.
+    pub(crate) fn waiting_len(&self) -> usize {
+        self.lazy.len()
     }
 
     /// Rumors remembered.
@@ -176,6 +181,31 @@ mod tests {
             true
         });
         assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn a_record_that_changes_all_the_time_waits_once() {
+        let mut rumors = Rumors::default();
+        for version in 1..10_000 {
+            rumors.learn(OWNER, &"a".into(), version, 0, Time::from_nanos(version * 1_000_000));
+            rumors.forget(Time::from_nanos(version * 1_000_000));
+        }
+        assert_eq!((rumors.len(), rumors.waiting_len(), rumors.by_age.len()), (1, 1, 1));
+        rumors.forget(Time::from_nanos(30_000_000_000));
+        assert_eq!((rumors.len(), rumors.waiting_len(), rumors.by_age.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_repeat_that_never_fits_keeps_nobody_waiting() {
+        let mut rumors = Rumors::default();
+        rumors.learn(OWNER, &"large".into(), 1, 0, Time::ZERO);
+        rumors.learn(OWNER, &"small".into(), 2, 0, Time::ZERO);
+        let mut told = Vec::new();
+        rumors.repeat(|_, key| {
+            told.push(key.to_string());
+            key.as_str() == "small"
+        });
+        assert!(told.contains(&"small".to_string()));
     }
 
     #[test]

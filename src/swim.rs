@@ -60,6 +60,8 @@ pub(crate) enum Note {
     Renewed(Peer),
     /// Somebody else has our id, and a better claim to it.
     Outranked(Peer),
+    /// We were called dead, and have no further life.
+    WornOut,
 }
 
 /// Why foca did not take an input.
@@ -214,8 +216,15 @@ impl Swim {
     /// Runs the next timer that is due by `now`; `None` if there is none.
     pub(crate) fn fire(&mut self, now: Time) -> Option<Result<(), SwimError>> {
         let timer = self.effects.timers.pop(now)?;
+        let is_suspicion = matches!(timer, foca::Timer::ChangeSuspectToDown { .. });
         self.effects.now = now;
+        let before = (self.effects.notes.len(), self.effects.sends.len());
         let result = self.foca.handle_timer(timer, &mut self.effects);
+        if is_suspicion && self.effects.notes.len() == before.0 {
+            // foca 2.0.0 calls the member dead here even if it has refuted the suspicion meanwhile, and it would begin
+            // a new life for nothing: two of five members that stood still for two seconds did.
+            self.effects.sends.truncate(before.1);
+        }
         self.resume_gossip();
         Some(judge(result))
     }
@@ -408,7 +417,8 @@ impl Runtime<Peer> for Effects {
             Notification::MemberDown(peer) => Note::Down(*peer),
             Notification::Rename(_, after) => Note::Renamed(*after),
             Notification::Rejoin(me) => Note::Renewed(*me),
-            Notification::Active | Notification::Idle | Notification::Defunct => return,
+            Notification::Defunct => Note::WornOut,
+            Notification::Active | Notification::Idle => return,
         };
         self.notes.push(note);
     }
@@ -506,6 +516,35 @@ mod tests {
         let stale = undead_notice(&peer(2), &peer(1));
         let later = Time::ZERO + Duration::from_secs(60);
         assert_eq!(one.receive(later, peer(2), stale, |_| true), Err(SwimError::Misaddressed));
+    }
+
+    #[test]
+    fn a_member_that_refuted_its_suspicion_is_not_called_dead() {
+        let mut one = swim(1);
+        one.introduce(Time::ZERO, peer(2)).expect("a peer");
+        let refutes_at = Time::ZERO + Duration::from_millis(2_500);
+        let (mut unanswered, mut said) = (0, Vec::new());
+        for step in 1..150 {
+            let now = Time::ZERO + Duration::from_millis(step * 100);
+            while let Some(result) = one.fire(now) {
+                result.expect("no bug");
+            }
+            for (to, sent) in one.take_sends() {
+                if let SwimMessage::Ping(number) = sent.message {
+                    // Later than a probe takes, so that it was suspected; sooner than the suspicion takes.
+                    if now >= refutes_at {
+                        let ack = section(&to, 1, &one.me(), SwimMessage::Ack(number), Vec::new());
+                        one.receive(now, to, ack, |_| true).expect("for us");
+                    } else {
+                        unanswered += 1;
+                    }
+                }
+                said.push(sent.message);
+            }
+        }
+        assert!(unanswered > 1, "it must have been suspected: {said:?}");
+        assert!(!said.contains(&SwimMessage::TurnUndead), "{said:?}");
+        assert!(!one.take_notes().contains(&Note::Down(peer(2))));
     }
 
     #[test]

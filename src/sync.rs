@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use crate::peer::NodeId;
-use crate::table::Table;
+use crate::table::{Table, record_bytes};
 use crate::time::Time;
 use crate::wire::{Delta, Digest, Want};
 
@@ -208,11 +208,7 @@ pub(crate) fn exchange(
 
 /// About how many bytes a delta takes.
 pub(crate) fn delta_bytes(delta: &Delta) -> usize {
-    let of = |record: &crate::wire::Record| match &record.body {
-        crate::wire::Body::Live(bytes) => 48 + bytes.len(),
-        _ => 48,
-    };
-    32 + delta.records.iter().map(of).sum::<usize>()
+    32 + delta.records.iter().map(record_bytes).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ struct Owned {
     /// The highest version of a tombstone that is forgotten.
     floor: Version,
     entries: BTreeMap<Key, Entry>,
+    /// How many of the entries are tombstones.
+    gone: usize,
     /// Versions above the watermark that are known.
     above: BTreeSet<Version>,
     /// Since when something is missing below the highest version.
@@ -54,6 +56,12 @@ struct Owned {
 struct Entry {
     version: Version,
     body: Stored,
+}
+
+impl Entry {
+    const fn is_gone(&self) -> bool {
+        matches!(self.body, Stored::Gone { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +102,12 @@ fn bucket(id: NodeId) -> usize {
     (xxh3_64(&id.0.to_le_bytes()) & 0xff) as usize
 }
 
+/// About how many bytes a record takes in a frame.
+pub(crate) fn record_bytes(record: &Record) -> usize {
+    let body = if let Body::Live(bytes) = &record.body { bytes.len() } else { 0 };
+    48 + record.key.as_str().len() + body
+}
+
 /// What one live record adds to a fingerprint.
 fn fingerprint_of(owner: Owner, key: &Key, version: Version, content: &[u8]) -> u64 {
     let mut bytes = [0; 32];
@@ -111,6 +125,7 @@ impl Owned {
             watermark: 0,
             floor: 0,
             entries: BTreeMap::new(),
+            gone: 0,
             above: BTreeSet::new(),
             gap_since: None,
             sum: 0,
@@ -138,7 +153,7 @@ impl Owned {
 
     fn close_gap(&mut self, now: Time) {
         while let Some(&next) = self.above.first() {
-            if next > self.watermark + 1 {
+            if next > self.watermark.saturating_add(1) {
                 break;
             }
             self.watermark = self.watermark.max(next);
@@ -292,29 +307,35 @@ impl Table {
         if owned.epoch != record.owner.epoch {
             return Merge::OldEpoch;
         }
-        let is_known = owned.entries.get(&record.key).is_some_and(|entry| entry.version >= record.version);
+        let is_known = match owned.entries.get(&record.key) {
+            Some(entry) => entry.version >= record.version,
+            // It was withdrawn, and its tombstone is forgotten.
+            None => record.version <= owned.floor,
+        };
         if is_known {
             owned.note(record.version, now);
             return Merge::Known;
         }
         let is_added = !owned.entries.contains_key(&record.key);
-        if is_added && (owned.entries.len() >= RECORDS_PER_OWNER_MAX || self.records >= RECORDS_MAX) {
+        let is_full = owned.entries.len() >= RECORDS_PER_OWNER_MAX || self.records >= RECORDS_MAX;
+        if is_added && is_full && !record.key.is_member() {
             return Merge::TooMany;
         }
         let (body, after, plus) = match &record.body {
             Body::Gone => (Stored::Gone { since: now }, None, 0),
             Body::Large { .. } => return Merge::Malformed,
-            Body::Live(bytes) => match decode_content(&record.key, bytes) {
-                Err(_) => return Merge::Malformed,
-                Ok(content) => {
-                    let plus = fingerprint_of(record.owner, &record.key, record.version, bytes);
-                    (Stored::Live { bytes: bytes.clone(), content: content.clone() }, Some(content), plus)
-                }
-            },
+            Body::Live(bytes) => {
+                // What we cannot read, others may: it is kept and passed on, and not shown.
+                let content = decode_content(&record.key, bytes).unwrap_or(Content::Unknown);
+                let plus = fingerprint_of(record.owner, &record.key, record.version, bytes);
+                (Stored::Live { bytes: bytes.clone(), content: content.clone() }, Some(content), plus)
+            }
         };
         owned.note(record.version, now);
         let lived = usize::from(after.is_some());
         let entry = Entry { version: record.version, body };
+        owned.gone += usize::from(after.is_none());
+        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(Entry::is_gone));
         let before = owned.entries.insert(record.key.clone(), entry);
         self.records += usize::from(is_added);
         let (before, minus) = match before {
@@ -326,6 +347,36 @@ impl Table {
         self.add(record.owner.id, lived, plus);
         self.subtract(record.owner.id, usize::from(before.is_some()), minus);
         Merge::New { before, after }
+    }
+
+    /// The owner itself is about to tell its whole set: what it says is so, whatever was withdrawn before.
+    pub(crate) fn reopen(&mut self, owner: Owner) {
+        if let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) {
+            owned.floor = 0;
+        }
+    }
+
+    /// Whether a new key of an owner fits, if need be after its oldest tombstones are forgotten before their time.
+    pub(crate) fn make_room(&mut self, id: NodeId) -> bool {
+        if self.records >= RECORDS_MAX {
+            return false;
+        }
+        let Some(owned) = self.owners.get_mut(&id) else { return true };
+        if owned.entries.len() < RECORDS_PER_OWNER_MAX {
+            return true;
+        }
+        let oldest = owned.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.version);
+        let Some((key, version)) = oldest.map(|(key, entry)| (key.clone(), entry.version)) else { return false };
+        owned.entries.remove(&key);
+        owned.floor = owned.floor.max(version);
+        owned.gone -= 1;
+        self.records -= 1;
+        true
+    }
+
+    /// The number of live records of an owner.
+    pub(crate) fn live_count(&self, id: NodeId) -> usize {
+        self.owners.get(&id).map_or(0, |owned| owned.live)
     }
 
     /// Everything of an owner up to `watermark` is here.
@@ -353,13 +404,15 @@ impl Table {
         let mut minus = 0u64;
         for key in stale {
             let entry = owned.entries.remove(&key).expect("its key was just listed");
-            owned.floor = owned.floor.max(entry.version);
+            owned.gone -= usize::from(entry.is_gone());
             self.records -= 1;
             if let Stored::Live { bytes, content } = entry.body {
                 minus = minus.wrapping_add(fingerprint_of(owner, &key, entry.version, &bytes));
                 dropped.push((key, content));
             }
         }
+        // Tombstones of this range were not told: whoever asks us for it gets the whole set, too.
+        owned.floor = owned.floor.max(whole.watermark);
         self.subtract(owner.id, dropped.len(), minus);
         dropped
     }
@@ -419,7 +472,8 @@ impl Table {
             .collect();
         newer.sort_by_key(|(_, entry)| entry.version);
         let owner = Owner { id, epoch: owned.epoch };
-        let watermark = owned.watermark;
+        // Who asks beyond our own watermark has no gap below `since`, and we claim nothing above it.
+        let watermark = owned.watermark.max(since);
         let mut delta = Delta { owner, since, watermark, is_whole, more: false, records: Vec::new() };
         let mut bytes = 0;
         for (key, entry) in newer {
@@ -427,14 +481,16 @@ impl Table {
                 Stored::Live { bytes, .. } => Body::Live(bytes.clone()),
                 Stored::Gone { .. } => Body::Gone,
             };
-            bytes += 48 + key.as_str().len() + if let Body::Live(b) = &body { b.len() } else { 0 };
+            let record = Record { owner, key: key.clone(), version: entry.version, body };
+            bytes += record_bytes(&record);
             if bytes > bytes_max && !delta.records.is_empty() {
                 let last = delta.records.last().map_or(since, |record: &Record| record.version);
-                delta.watermark = delta.watermark.min(last);
-                delta.more = true;
+                delta.watermark = delta.watermark.min(last).max(since);
+                // A gap of our own below the cut: asking again would bring the same.
+                delta.more = delta.watermark > since;
                 break;
             }
-            delta.records.push(Record { owner, key: key.clone(), version: entry.version, body });
+            delta.records.push(record);
         }
         let says_more = delta.is_whole || !delta.records.is_empty() || delta.watermark > since;
         says_more.then_some(delta)
@@ -450,7 +506,7 @@ impl Table {
 
     /// Forgets tombstones older than [`TOMBSTONE_KEPT`].
     pub(crate) fn forget_tombstones(&mut self, now: Time) {
-        for owned in self.owners.values_mut() {
+        for owned in self.owners.values_mut().filter(|owned| owned.gone > 0) {
             let floor = &mut owned.floor;
             let before = owned.entries.len();
             owned.entries.retain(|_, entry| match entry.body {
@@ -460,6 +516,7 @@ impl Table {
                 }
                 _ => true,
             });
+            owned.gone -= before - owned.entries.len();
             self.records -= before - owned.entries.len();
         }
     }
@@ -592,6 +649,37 @@ mod tests {
     }
 
     #[test]
+    fn whoever_learned_a_whole_set_tells_whole_sets_and_takes_nothing_older() {
+        let mut ahead = table(&[live("k", 1), live("a", 2), gone("k", 3)]);
+        ahead.forget_tombstones(Time::ZERO + TOMBSTONE_KEPT + Duration::from_secs(1));
+        let mut joined = table(&[]);
+        apply(&mut joined, &ahead.delta(OWNER.id, OWNER.epoch, 0, true, usize::MAX).expect("news"));
+        assert!(matches!(joined.merge(&live("k", 1), Time::ZERO), Merge::Known), "withdrawn before it joined");
+        let mut behind = table(&[live("k", 1), live("a", 2)]);
+        apply(&mut behind, &joined.delta(OWNER.id, OWNER.epoch, 2, false, usize::MAX).expect("news"));
+        assert_eq!(behind.fingerprint(), ahead.fingerprint());
+    }
+
+    #[test]
+    fn room_for_a_live_record_is_made_by_forgetting_tombstones() {
+        let mut table = table(&[]);
+        for n in 0..RECORDS_PER_OWNER_MAX as Version {
+            table.merge(&gone(&n.to_string(), n + 1), Time::ZERO);
+        }
+        assert!(matches!(table.merge(&live("new", 90_000), Time::ZERO), Merge::TooMany));
+        assert!(table.make_room(OWNER.id));
+        assert!(matches!(table.merge(&live("new", 90_000), Time::ZERO), Merge::New { .. }));
+        assert!(matches!(table.merge(&live("0", 1), Time::ZERO), Merge::Known), "it stays withdrawn");
+    }
+
+    #[test]
+    fn a_teller_with_a_gap_does_not_tell_the_same_page_for_ever() {
+        let teller = table(&[live("b", 5), live("c", 6), live("d", 7)]);
+        let page = teller.delta(OWNER.id, OWNER.epoch, 0, false, 1).expect("news");
+        assert!(!page.more);
+    }
+
+    #[test]
     fn a_whole_set_told_in_pages_drops_what_is_gone_and_ends() {
         let mut behind = table(&[live("a", 1), live("b", 2), live("c", 3)]);
         let mut ahead = table(&[live("a", 1), gone("b", 4), live("d", 5), live("e", 6), live("f", 7)]);
@@ -628,11 +716,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_changes_nothing() {
+    fn a_record_that_cannot_be_read_is_kept_for_those_who_can() {
         let mut table = table(&[]);
         let wrong = Record { body: Body::Live(Bytes::from_static(&[2, 1])), ..live("a", 1) };
-        assert!(matches!(table.merge(&wrong, Time::ZERO), Merge::Malformed));
-        assert_eq!((table.records, table.version(OWNER, &"a".into())), (0, 0));
+        let merge = table.merge(&wrong, Time::ZERO);
+        assert!(matches!(merge, Merge::New { after: Some(Content::Unknown), .. }));
+        assert_eq!((table.live_len(), table.version(OWNER, &"a".into())), (1, 1));
         let member = Record { key: Key::member(), body: Body::Live(content()), ..live("a", 1) };
         assert!(matches!(table.merge(&member, Time::ZERO), Merge::New { after: Some(Content::Member(_)), .. }));
     }

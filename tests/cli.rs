@@ -10,6 +10,9 @@ use serde_json::Value;
 /// Far more than anything here takes; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A key for rotating to; its id is 34.
+const SECOND_KEY: &str = "tdk1_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwdLsG-O";
+
 /// Lines that are read in search of one, so that a test ends whatever is printed.
 const LINES_MAX: usize = 10_000;
 
@@ -216,7 +219,7 @@ fn a_wrong_argument_ends_with_code_2_and_says_what_is_wrong() {
 
 #[test]
 fn an_address_that_others_can_reach_is_refused_with_code_7() {
-    let mut arguments = node("a", &["--insecure"]);
+    let mut arguments = node("a", &[]);
     arguments[6] = "0.0.0.0:0";
     let (code, stdout, stderr) = run(&arguments);
     assert_eq!(code, Some(7), "{stderr}");
@@ -438,7 +441,7 @@ fn another_clusters_member_is_not_joined_and_both_say_why() {
     let mut arguments = node("b", &["--join", &a.addr, "--join-timeout", "2s"]);
     arguments[4] = "other";
     let (code, _, stderr) = run(&arguments);
-    assert_eq!(code, Some(6), "{stderr}");
+    assert_eq!(code, Some(7), "{stderr}");
     let error = a.until("error", |_| true);
     assert!(error["reason"].as_str().unwrap().contains("another cluster"), "{error}");
 }
@@ -490,4 +493,60 @@ fn a_node_runs_on_what_a_file_says() {
     let (code, stdout, stderr) = run(&["node", "--config", path.to_str().expect("a plain path")]);
     assert_eq!(code, Some(6), "nobody answered: {stdout} {stderr}");
     assert!(stdout.contains("127.0.0.1:9"), "{stdout}");
+}
+
+#[test]
+fn a_generated_key_joins_two_nodes_and_is_rotated_by_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    let file = file.to_str().unwrap();
+    assert_eq!(run(&["keygen", "--output", file]).0, Some(0));
+    assert_eq!(run(&["keygen", "--output", file]).0, Some(1), "a key is never overwritten");
+    let mut a = Node::start(&node("a", &["--key-file", file]));
+    let _b = Node::start(&node("b", &["--key-file", file, "--join", &a.addr]));
+    a.until("member_up", |line| line["member"] == "b");
+
+    let keys = a.ask("keys list", "keys");
+    let old = keys["keys"][0]["id"].as_u64().unwrap();
+    assert_eq!((&keys["keys"][0]["in_use"], &keys["keys"][0]["lacking"]), (&true.into(), &Value::Array(Vec::new())));
+    // Of one id, they could not be in one ring.
+    let pair = (old == 34).then_some("tdk1_CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgleMz4");
+    let keys = a.ask(&format!("keys add {}", pair.unwrap_or(SECOND_KEY)), "keys");
+    let new = keys["keys"][1]["id"].as_u64().unwrap();
+    let keys = a.ask(&format!("keys use {new}"), "keys");
+    assert_eq!(keys["keys"][1]["in_use"], true);
+    let keys = a.ask(&format!("keys remove {old}"), "keys");
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(keys["keys"][0]["lacking"], Value::Array(Vec::new()), "b took it over");
+    let refusal = a.ask(&format!("keys remove {new}"), "error");
+    assert!(refusal["reason"].as_str().unwrap().contains("in use"), "{refusal}");
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused_with_code_7() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    std::fs::write(file.path(), run(&["keygen"]).1).unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, stderr) = run(&node("a", &["--key-file", path]));
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("644") && stderr.contains("--allow-readable-key-file"), "{stderr}");
+    let _a = Node::start(&node("a", &["--key-file", path, "--allow-readable-key-file"]));
+}
+
+#[test]
+fn a_wrong_key_is_refused_with_code_7_and_both_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for name in ["ours", "theirs"] {
+        assert_eq!(run(&["keygen", "--output", &file(name)]).0, Some(0));
+    }
+    let a = Node::start(&node("a", &["--key-file", &file("ours")]));
+    let theirs = file("theirs");
+    let (code, _, stderr) = run(&node("b", &["--key-file", &theirs, "--join", &a.addr, "--join-timeout", "2s"]));
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(stderr.contains("cluster key"), "{stderr}");
+    let error = a.until("error", |_| true);
+    assert!(error["reason"].as_str().unwrap().contains("cluster key"), "{error}");
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// `effect` is a word all floors share: it names what passes between the core and whoever drives it.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["time", "peer", "record"]),
-    (1, &["effect", "wire", "table", "rumors", "timers", "roster", "view", "counters"]),
+    (1, &["effect", "wire", "table", "rumors", "timers", "pace", "roster", "view", "counters"]),
     (2, &["swim", "contact", "sync"]),
     (3, &["node"]),
     (4, &["net"]),

@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::exit::{Exit, Failure};
-use super::spec;
+use super::{keys, spec};
 
 /// The most bytes of a configuration file that are read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -320,8 +320,9 @@ impl Reader<'_> {
         if is_switch(setting) {
             return Ok(());
         }
-        let alone = setting.clone().required(false).env(None::<&str>);
-        let long = setting.get_long().expect("only arguments with a long name are settings");
+        let long = setting.get_long().expect("only arguments with a long name are settings").to_owned();
+        // Alone: what it requires beside it may come from elsewhere.
+        let alone = Arg::new("value").long(long.clone()).value_parser(setting.get_value_parser().clone());
         let parsed =
             Command::new("file").no_binary_name(true).arg(alone).try_get_matches_from([format!("--{long}={value}")]);
         parsed.map(drop).map_err(|error| {
@@ -434,6 +435,10 @@ fn show(settings: &[Arg], file: &File, options: &[OsString], has_origin: bool) -
             text.push('\n');
         }
     }
+    let is_set = std::env::var_os(keys::KEY_VARIABLE).is_some_and(|value| !value.is_empty());
+    let state = if is_set { "set" } else { "not set" };
+    writeln!(text, "# {} is {state} in the environment", keys::KEY_VARIABLE)
+        .expect("writing to a string does not fail");
     Ok(text)
 }
 
@@ -524,7 +529,7 @@ mod tests {
         assert_eq!(*line, 1);
         let instance = spec::parse_instance(&specs[0]).expect("it was checked");
         assert_eq!((instance.weight, instance.tags.len()), (3, 2));
-        assert_eq!(instance.meta.values().next().map(|text| text.to_string()), Some("x,y\\z".to_owned()));
+        assert_eq!(instance.meta.values().next().map(ToString::to_string), Some("x,y\\z".to_owned()));
         let error = parsed("[[service]]\nname = \"web\"\n\n[[service]]\nnaem = \"x\"\n").unwrap_err();
         assert!(error.contains("t.toml:1") && error.contains("addr"), "{error}");
     }

@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::sync::Arc;
 
 use tidings::record::{Instance, Key};
-use tidings::registry::{Registration, Registry};
+use tidings::registry::{KeyError, Registration, Registry};
 use tokio::sync::mpsc;
 
 use super::exit::chain;
 use super::jsonl::{self, Me};
+use super::keys::{self, KeysCommand};
 use super::spec::{self, SpecError, Update};
 use super::view::Shown;
 
@@ -19,7 +20,7 @@ const LINE_BYTES_MAX: usize = 128 * 1024;
 /// Lines read ahead while one is executed; whoever writes more waits in the pipe.
 const LINES_WAITING_MAX: usize = 64;
 
-const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats"];
+const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "keys"];
 
 /// A command, read and understood.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ enum Command {
     Leave,
     View,
     Stats,
+    Keys(KeysCommand),
 }
 
 /// Why a line is not executed, or its command failed. The instances are as they were.
@@ -49,6 +51,8 @@ enum ControlError {
     Registered { id: String },
     #[error("no instance {id:?} is registered here; registered are: {known}")]
     NoInstance { id: String, known: String },
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("{0}")]
     Registry(String),
 }
@@ -155,6 +159,7 @@ impl<'a> Control<'a> {
                 let stats = self.registry.stats().await.map_err(|e| ControlError::Registry(chain(&e)))?;
                 jsonl::stats(stats.each())
             }
+            Command::Keys(command) => command.execute(self.registry).await.map_err(ControlError::Registry)?,
         };
         Ok((answer, Next::Go))
     }
@@ -218,6 +223,11 @@ impl Command {
             "leave" => alone("leave", Self::Leave),
             "view" => alone("view", Self::View),
             "stats" => alone("stats", Self::Stats),
+            "keys" => match KeysCommand::parse(rest) {
+                Ok(Some(command)) => Ok(Self::Keys(command)),
+                Ok(None) => Err(ControlError::Arguments { command: "keys", takes: keys::TAKES }),
+                Err(error) => Err(ControlError::Key(error)),
+            },
             _ => {
                 let nearest = spec::nearest(word, COMMANDS.iter().copied());
                 let suggestion = nearest.map(|known| format!(", did you mean {known}?")).unwrap_or_default();
@@ -266,7 +276,7 @@ mod tests {
     fn an_unknown_command_is_told_what_is_allowed() {
         let refusal = |line: &str| Command::parse(line).expect_err(line).to_string();
         assert!(refusal("regsiter name=web").contains("did you mean register?"));
-        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats"));
+        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, keys"));
         assert!(refusal("leave now").contains("leave takes no argument"));
         assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));
         assert!(refusal("register").contains("register takes a SPEC"));

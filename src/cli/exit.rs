@@ -12,8 +12,8 @@ Exit codes:
   1  failed, for a reason that no other code has
   2  usage: an argument is missing or wrong
   6  timeout: nobody answered the join in time
-  7  refused: by the cluster (the name or id belongs to another live member),
-     or because the address is not a loopback address
+  7  refused: by the cluster (the name or id belongs to another live member), because the
+     address is not a loopback address and there is no key, or because others can read the key file
   130, 143  ended at once by a second SIGINT or SIGTERM
 
 Every option can also be given by the environment variable that its help names, or in a
@@ -73,7 +73,10 @@ impl fmt::Display for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Invalid(_) | StartError::Target(_) | StartError::TooManyToJoin { .. } => Exit::Usage,
+            StartError::Invalid(_) | StartError::Target(_) | StartError::TooManyToJoin { .. } | StartError::Keys(_) => {
+                Exit::Usage
+            }
+            StartError::NotJoined { refusal: Some(_), .. } => Exit::Refused,
             StartError::NotJoined { .. } => Exit::Timeout,
             StartError::NotLoopback { .. } | StartError::Stopped(StopReason::Fatal(_)) => Exit::Refused,
             _ => Exit::Failed,

@@ -6,6 +6,7 @@ mod control;
 mod demo;
 mod exit;
 mod jsonl;
+mod keys;
 mod node;
 mod output;
 mod signals;
@@ -39,7 +40,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = "TIDINGS_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, trace, or TARGET=LEVEL, several with commas; default: RUST_LOG, or warn
+    /// What is logged: error, warn, info, debug, trace, or TARGET=LEVEL, with commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, env = "TIDINGS_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<Targets>,
 
@@ -52,6 +53,7 @@ enum Command {
     Node(Box<node::Args>),
     Demo(demo::Args),
     Config(config::Args),
+    Keygen(keys::KeygenArgs),
 }
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
@@ -119,6 +121,7 @@ fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
                 Ok(text) => output.text(text).await.or(Ok(())),
                 Err(failure) => Err(failure),
             },
+            Command::Keygen(args) => keys::generate(&args, &output).await,
         };
         result.and(output.finish().await)
     })

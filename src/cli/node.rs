@@ -18,6 +18,7 @@ use super::changes::{Change, Told};
 use super::control::{self, Control, Next};
 use super::exit::{Exit, Failure};
 use super::jsonl::{self, Me};
+use super::keys::KeyArgs;
 use super::output::{Closed, Output};
 use super::signals::Signals;
 use super::view::Shown;
@@ -54,6 +55,8 @@ Commands of --control stdin, one a line; each is answered by a JSON line:
   leave                       say goodbye and end
   view                        the whole view as one line
   stats                       counters
+  keys list|add KEY|use ID|remove ID
+                              the cluster keys, here and at every member; answers who lacks which
 
 Exit codes: see tidings --help.";
 
@@ -75,7 +78,7 @@ pub(super) struct Args {
     #[arg(long, env = "TIDINGS_CLUSTER", value_parser = |name: &str| checked("cluster name", name))]
     cluster: String,
 
-    /// The UDP address to listen on; only a loopback address until clusters have keys
+    /// The UDP address to listen on; without a key only a loopback address
     #[arg(long, env = "TIDINGS_BIND", value_name = "ADDR", default_value = "127.0.0.1:7900")]
     bind: SocketAddr,
 
@@ -124,9 +127,8 @@ pub(super) struct Args {
     #[arg(long, env = "TIDINGS_CONTROL", value_enum, value_name = "WHERE")]
     control: Option<ControlFrom>,
 
-    /// Run without a key. Accepted, and without meaning until clusters have keys: only loopback is possible
-    #[arg(long, env = "TIDINGS_INSECURE")]
-    insecure: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -240,7 +242,7 @@ async fn start(args: &Args) -> Result<Registry, Failure> {
     if let Some(zone) = &args.zone {
         builder = builder.zone(zone);
     }
-    Ok(builder.start().await?)
+    Ok(args.keys.apply(builder)?.start().await?)
 }
 
 /// Prints what happens and does what is asked, until the command `leave`.

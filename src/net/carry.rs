@@ -7,17 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::driver::{Link, NODE_LOG};
+use super::keys::Keyring;
 use super::quic::{Inbound, Streams};
+use super::rotate::{KEY_ASKS_AT_ONCE, KeyChange, KeysError, KeysStatus, MemberKeys, Rotation, read_ring};
+use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
 use super::stats::{DriverStats, Stats};
-use crate::effect::{Event, Input, InputError, Outbox, Reply, Request, StreamFailure};
+use super::tls::ClusterTls;
+use crate::effect::{Event, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
 use crate::node::Node;
+use crate::pace::Warned;
 use crate::peer::NodeId;
 use crate::time::Time;
 use crate::view::{StopReason, View};
+use crate::wire::is_about_keys;
 
 /// Questions of ours open at once; further ones fail as refused.
 pub(crate) const REQUESTS_OPEN_MAX: usize = 64;
@@ -28,11 +35,16 @@ pub(crate) const INBOUND_OPEN_MAX: usize = 256;
 /// At most one line about refused input is logged in this time.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
+/// How long connections under the certificates of an old ring are kept, for answers that are under way.
+const OLD_CONNECTIONS_END_AFTER: Duration = Duration::from_secs(1);
+
 /// The answer to one of our questions.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    token: u64,
-    result: Result<Bytes, StreamFailure>,
+pub(crate) enum Answer {
+    /// To one of the node's.
+    Node { token: u64, result: Result<Bytes, StreamFailure> },
+    /// To one of ours: another member's ring.
+    Keys(Keyring),
 }
 
 /// A node, and hands for everything that its outbox can ask for.
@@ -52,6 +64,9 @@ pub(crate) struct Carrier {
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
     refused: Throttle,
+    seal: Seal,
+    rotation: Rotation,
+    warned: Warned,
     pub(crate) stats: DriverStats,
 }
 
@@ -61,6 +76,7 @@ impl Carrier {
         (socket, streams): (Arc<Socket>, Streams),
         (view, link): (View, Arc<Link>),
         answers: mpsc::UnboundedSender<Answer>,
+        (seal, rotation): (Seal, Rotation),
     ) -> Self {
         Self {
             node,
@@ -76,6 +92,9 @@ impl Carrier {
             stop: None,
             members_changed: false,
             refused: Throttle::default(),
+            seal,
+            rotation,
+            warned: Warned::default(),
             stats: DriverStats::default(),
         }
     }
@@ -95,8 +114,45 @@ impl Carrier {
         result
     }
 
+    /// Opens a datagram and hands it to the node. One that does not open goes no further: it is counted, and its
+    /// sender and the operator are told where that makes sense.
+    pub(crate) fn receive(&mut self, from: SocketAddr, bytes: &mut [u8]) {
+        let opened = self.seal.open(bytes);
+        match opened {
+            Ok(Opened { bytes, is_other_key }) => {
+                let _ = self.hand(Input::Datagram { from, bytes });
+                if is_other_key && self.rotation.should_tell(from, self.link.clock.now()) {
+                    self.exchange_keys(from);
+                }
+            }
+            Err(OpenError::Key { problem, is_hello }) => self.refuse(from, problem, is_hello),
+            Err(_) => {}
+        }
+    }
+
+    fn refuse(&mut self, from: SocketAddr, problem: KeyProblem, is_hello: bool) {
+        // What was sealed for an earlier start of ours does not open; there is nobody to blame.
+        if matches!(problem, KeyProblem::DoesNotOpen { .. }) && !is_hello {
+            return;
+        }
+        let now = self.link.clock.now();
+        if let Some(refusal) = self.seal.refusal(&self.node.peer(), now)
+            && self.socket.send(from, &refusal).is_err()
+        {
+            self.stats.sends_failed += 1;
+        }
+        let warning = Warning::Key { from, problem };
+        if self.warned.may_tell(now, from, &warning) {
+            self.tell(&mut vec![Event::Warning(warning)]);
+        }
+    }
+
     fn carry_out(&mut self, outbox: &mut Outbox) {
-        for datagram in &outbox.datagrams {
+        for datagram in &mut outbox.datagrams {
+            if let Err(error) = self.seal.seal(datagram.nonce, &mut datagram.bytes) {
+                tracing::error!(target: NODE_LOG, to = %datagram.to, %error, "a datagram was not sealed, nor sent");
+                continue;
+            }
             if let Err(error) = self.socket.send(datagram.to, &datagram.bytes) {
                 self.stats.sends_failed += 1;
                 tracing::trace!(target: NODE_LOG, to = %datagram.to, %error, "a datagram was not sent");
@@ -134,17 +190,26 @@ impl Carrier {
         tokio::spawn(async move {
             let result = answer.await;
             // Fails only when the driver has ended.
-            let _ = answers.send(Answer { token, result });
+            let _ = answers.send(Answer::Node { token, result });
         });
     }
 
-    pub(crate) fn answered(&mut self, Answer { token, result }: Answer) {
+    pub(crate) fn answered(&mut self, answer: Answer) {
+        let (token, result) = match answer {
+            Answer::Node { token, result } => (token, result),
+            Answer::Keys(ring) => return self.consider_ring(&ring),
+        };
         self.requests_open -= 1;
         // What the node refused it has counted, and `hand` has logged.
         let _ = self.hand(Input::Response { token, result });
     }
 
     pub(crate) fn asked(&mut self, Inbound { from, request, answer }: Inbound) {
+        if is_about_keys(&request) {
+            // Fails only when who asked has gone.
+            let _ = answer.send(self.answer_about_keys(&request));
+            return;
+        }
         if self.asked.len() >= INBOUND_OPEN_MAX {
             self.asked.retain(|_, answer| !answer.is_closed());
         }
@@ -169,6 +234,97 @@ impl Carrier {
         }
     }
 
+    /// Takes the asker's ring if it is newer, and tells ours.
+    fn answer_about_keys(&mut self, request: &[u8]) -> Option<Bytes> {
+        // First: to whom ours must not be told, theirs must not be believed.
+        self.rotation.told()?;
+        self.consider_ring(&read_ring(request).ok()?);
+        self.rotation.told()
+    }
+
+    fn consider_ring(&mut self, told: &Keyring) {
+        if let Some((ring, tls)) = self.rotation.newer(told) {
+            self.install_ring(ring, &tls);
+        }
+    }
+
+    fn install_ring(&mut self, ring: Keyring, tls: &ClusterTls) {
+        if let Err(error) = self.streams.renew(tls, Some(OLD_CONNECTIONS_END_AFTER)) {
+            tracing::error!(target: NODE_LOG, %error, "streams cannot use the new keys; all stays as it was");
+            return;
+        }
+        self.seal.set_keys(&ring);
+        let keys: Vec<String> = ring.list().iter().map(ToString::to_string).collect();
+        tracing::info!(target: NODE_LOG, revision = ring.revision(), in_use = ring.in_use().id(), ?keys,
+            "the cluster keys have changed");
+        self.link.keyring.send_replace(Some(ring.clone()));
+        self.rotation.take(ring, self.link.clock.now());
+    }
+
+    /// Changes our ring. The others learn of it by [`keys_status`](Self::keys_status).
+    pub(crate) fn change_keys(&mut self, change: &KeyChange) -> Result<(), KeysError> {
+        let (ring, tls) = self.rotation.plan(change)?;
+        self.install_ring(ring, &tls);
+        Ok(())
+    }
+
+    /// Tells our ring to every present member and gathers theirs; `done` hears when the last has answered.
+    pub(crate) fn keys_status(&self, done: oneshot::Sender<Result<KeysStatus, KeysError>>) {
+        let ours = match self.rotation.list() {
+            Ok(ours) => ours,
+            Err(error) => {
+                // Fails only when who asked has gone.
+                let _ = done.send(Err(error));
+                return;
+            }
+        };
+        let me = self.node.peer().id;
+        let members = self.link.reader.members();
+        let others = members.iter().filter(|member| member.state.is_present() && member.peer.id != me);
+        let asks: Vec<_> = others
+            .map(|member| {
+                let ask = self.rotation.told().map(|ring| self.streams.ask(member.peer.addr, ring));
+                (member.peer.id, Arc::clone(&member.name), member.peer.addr, ask)
+            })
+            .collect();
+        let answers = self.answers.clone();
+        tokio::spawn(async move {
+            let permits = Arc::new(Semaphore::new(KEY_ASKS_AT_ONCE));
+            let mut tasks = JoinSet::new();
+            for (id, name, addr, ask) in asks {
+                let (permits, answers) = (Arc::clone(&permits), answers.clone());
+                tasks.spawn(async move {
+                    // Never closed; and without a permit there would merely be more at once.
+                    let _permit = permits.acquire().await;
+                    let keys = match ask {
+                        Some(ask) => ask.await.and_then(|bytes| read_ring(&bytes).map_err(|_| StreamFailure::Refused)),
+                        None => Err(StreamFailure::Refused),
+                    };
+                    let told = keys.as_ref().map(Keyring::list).map_err(|failure| *failure);
+                    if let Ok(ring) = keys {
+                        // Fails only when the driver has ended.
+                        let _ = answers.send(Answer::Keys(ring));
+                    }
+                    MemberKeys { id, name, addr, keys: told }
+                });
+            }
+            let mut members = tasks.join_all().await;
+            members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+            let _ = done.send(Ok(KeysStatus { ours, members }));
+        });
+    }
+
+    /// Tells our ring to whoever listens at `to`, and hears theirs.
+    fn exchange_keys(&self, to: SocketAddr) {
+        let Some(ring) = self.rotation.told() else { return };
+        let (ask, answers) = (self.streams.ask(to, ring), self.answers.clone());
+        tokio::spawn(async move {
+            if let Some(ring) = ask.await.ok().and_then(|bytes| read_ring(&bytes).ok()) {
+                let _ = answers.send(Answer::Keys(ring));
+            }
+        });
+    }
+
     /// Shows and tells events: first the view, then its watches, then the listeners, so that whoever hears of a
     /// change finds it in the view.
     fn tell(&mut self, events: &mut Vec<Event>) {
@@ -177,14 +333,19 @@ impl Carrier {
             self.view.apply(event);
             match event {
                 Event::Ready => is_ready = true,
-                Event::Warning(warning) => tracing::warn!(target: NODE_LOG, "{warning}"),
+                Event::Warning(warning) => {
+                    self.link.note_refusal(warning);
+                    tracing::warn!(target: NODE_LOG, "{warning}");
+                }
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
-                Event::MemberUp(_)
-                | Event::MemberChanged(_)
-                | Event::MemberDown(_)
-                | Event::MemberLeft(_)
-                | Event::MemberForgotten(_) => self.members_changed = true,
+                Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {
+                    self.members_changed = true;
+                }
+                Event::MemberForgotten(member) => {
+                    self.members_changed = true;
+                    self.seal.forget(member.peer.id);
+                }
             }
         }
         let services = self.view.publish();
@@ -232,6 +393,7 @@ impl Carrier {
             socket: self.socket.stats(),
             streams: self.streams.stats(),
             driver: self.stats,
+            seal: self.seal.stats(),
             view: self.view.sizes(),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -20,13 +20,15 @@ use super::advertise::{Advertise, AdvertiseError};
 use super::carry::{Answer, Carrier};
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
+use super::keys::Keyring;
 use super::quic::{self, Inbound, StreamLimits, Streams};
+use super::rotate::{KeyChange, KeysError, KeysStatus, Rotation, Trust, TrustError};
+use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
 use super::target::Target;
-use super::tls::{ClusterTls, DEVELOPMENT_KEY, TlsError};
-use crate::effect::{Input, InputError};
+use crate::effect::{Input, InputError, Warning};
 use crate::node::{Config, Node};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Instance, Key};
@@ -68,6 +70,7 @@ pub(crate) struct Plan {
     pub(crate) advertise: Advertise,
     pub(crate) join: Vec<Target>,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) trust: Trust,
 }
 
 /// Why a driver could not start. Nothing is left running or open.
@@ -89,9 +92,9 @@ pub enum DriveError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] KeptError),
-    /// No certificate could be made.
+    /// There is nothing to authenticate streams with.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Trust(#[from] TrustError),
     /// Streams could not be started.
     #[error(transparent)]
     Streams(#[from] quic::StartError),
@@ -113,6 +116,8 @@ pub(crate) enum Command {
     Keep { serial: u64, key: Key },
     /// Say goodbye and stop.
     Leave,
+    /// Change the ring, if asked to; tell it to everybody, and tell who has which keys.
+    Keys(Option<KeyChange>, oneshot::Sender<Result<KeysStatus, KeysError>>),
     /// Tell the figures.
     Stats(oneshot::Sender<Stats>),
     /// Tell when a time has passed: the program's own runtime may have no timers.
@@ -170,13 +175,28 @@ pub(crate) struct Link {
     pub(crate) local: SocketAddr,
     pub(crate) reader: Reader,
     pub(crate) hub: Hub,
+    /// The keys, as they are now: whoever keeps them on disk waits for changes.
+    pub(crate) keyring: watch::Sender<Option<Keyring>>,
     peer: ArcSwap<Peer>,
+    /// The last that refused us, or that we had to refuse.
+    refusal: ArcSwapOption<Warning>,
     status: watch::Sender<Status>,
     /// Numbers registrations, from 1.
     serials: AtomicU64,
 }
 
 impl Link {
+    /// Why a member that answered is no help, as far as one said so: another cluster, another wire version.
+    pub(crate) fn refusal(&self) -> Option<Arc<Warning>> {
+        self.refusal.load_full()
+    }
+
+    pub(super) fn note_refusal(&self, warning: &Warning) {
+        if matches!(warning, Warning::OtherCluster { .. } | Warning::WireVersion { .. } | Warning::Key { .. }) {
+            self.refusal.store(Some(Arc::new(warning.clone())));
+        }
+    }
+
     pub(crate) fn peer(&self) -> Peer {
         **self.peer.load()
     }
@@ -324,7 +344,8 @@ impl Driver {
         let clock = Clock::start();
         let socket = Socket::bind(plan.bind)?;
         let local = socket.local_addr();
-        let tls = ClusterTls::mint(&DEVELOPMENT_KEY, cluster_tag(&plan.cluster))?;
+        let tag = cluster_tag(&plan.cluster);
+        let tls = plan.trust.tls(tag)?;
         let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
         let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
 
@@ -347,6 +368,10 @@ impl Driver {
         config.must_join = !seeds::is_only(&plan.join, config.addr);
 
         let node = Node::new(config.clone(), clock.now());
+        let now = clock.now();
+        let trust = &plan.trust;
+        let seal = Seal::new(&config.cluster, &node.peer(), trust.ring.as_ref(), trust.plaintext, now);
+        let rotation = Rotation::new(trust.clone(), tag, now);
         let view = View::new();
         let link = Arc::new(Link {
             clock,
@@ -354,7 +379,9 @@ impl Driver {
             local,
             reader: view.reader(),
             hub: Hub::new(),
+            keyring: watch::Sender::new(plan.trust.ring.clone()),
             peer: ArcSwap::from_pointee(node.peer()),
+            refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),
             serials: AtomicU64::new(0),
         });
@@ -366,7 +393,13 @@ impl Driver {
             tokio::spawn(follow_address(plan.advertise, local, config.addr, tell_moves));
         }
         let (tell_answers, answers) = mpsc::unbounded_channel();
-        let carrier = Carrier::new(node, (Arc::clone(&socket), streams), (view, Arc::clone(&link)), tell_answers);
+        let carrier = Carrier::new(
+            node,
+            (Arc::clone(&socket), streams),
+            (view, Arc::clone(&link)),
+            tell_answers,
+            (seal, rotation),
+        );
         let registered = Registered::default();
         let seeds = new_seeds;
         Ok(Self {
@@ -429,7 +462,7 @@ impl Driver {
         let carrier = &mut self.carrier;
         for _ in 0..BATCHES_PER_TURN {
             let batch = self.socket.receive(&mut |from, bytes| {
-                let _ = carrier.hand(Input::Datagram { from, bytes });
+                carrier.receive(from, bytes);
             });
             match batch {
                 Ok(0) => break,
@@ -495,6 +528,15 @@ impl Driver {
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);
                 self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);
+            }
+            Command::Keys(change, done) => {
+                let changed = change.map_or(Ok(()), |change| self.carrier.change_keys(&change));
+                match changed {
+                    Ok(()) => self.carrier.keys_status(done),
+                    Err(error) => {
+                        let _ = done.send(Err(error));
+                    }
+                }
             }
             Command::Stats(done) => {
                 let _ = done.send(self.carrier.stats());

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use crate::effect::StreamFailure;
 use crate::net::socket::{QUIC_DATAGRAM_BYTES_MAX, Socket, canonical};
-use crate::net::tls::{ClusterTls, MEMBER_NAME, TlsError};
+use crate::net::tls::{ClusterTls, TlsError};
 
 /// What one stream may hold unread, in bytes.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
@@ -209,6 +209,38 @@ impl Streams {
         async move { shared.ask(canonical(to), request).await }
     }
 
+    /// Authenticates with other certificates from now on. With `ends_after`, what was opened under the old ones is not
+    /// used for new questions, and closed after this time, in which answers under way arrive.
+    ///
+    /// # Errors
+    /// See [`StartError`]; then nothing changed.
+    pub fn renew(&self, tls: &ClusterTls, ends_after: Option<Duration>) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let server = server_config(tls, &shared.limits)?;
+        let dialler = (client_config(tls, &shared.limits)?, Arc::from(tls.name()));
+        shared.endpoint.set_server_config(Some(server));
+        *shared.dialler.lock().unwrap_or_else(PoisonError::into_inner) = dialler;
+        let Some(ends_after) = ends_after else { return Ok(()) };
+        let (dialled, guests) = {
+            let mut table = shared.table();
+            let dialled: Vec<_> = std::mem::take(&mut table.outbound).into_values().map(|kept| kept.dialled).collect();
+            let guests: Vec<_> = table.inbound.values().filter_map(|guest| guest.connection.clone()).collect();
+            (dialled, guests)
+        };
+        shared.tasks.spawn(async move {
+            tokio::time::sleep(ends_after).await;
+            for dialled in dialled {
+                if let Some(Ok(connection)) = &*dialled.borrow() {
+                    connection.close(code::RENEWED, &[]);
+                }
+            }
+            for guest in guests {
+                guest.close(code::RENEWED, &[]);
+            }
+        });
+        Ok(())
+    }
+
     /// What went over streams so far.
     pub fn stats(&self) -> StreamStats {
         self.shared.stats()
@@ -230,15 +262,16 @@ impl Streams {
     ) -> Result<Self, StartError> {
         let tasks = Tasks { handle: Handle::current(), stop: watch::Sender::new(false) };
         let runtime = Arc::new(StoppableRuntime { handle: tasks.handle.clone(), stop: tasks.stop.subscribe() });
-        let mut endpoint = Endpoint::new_with_abstract_socket(
+        let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_key),
             Some(server_config(tls, &limits)?),
             Arc::new(socket.quic_side()),
             runtime,
         )?;
-        endpoint.set_default_client_config(client_config(tls, &limits)?);
+        let dialler = Mutex::new((client_config(tls, &limits)?, Arc::from(tls.name())));
         let shared = Arc::new(Shared {
             endpoint,
+            dialler,
             limits,
             inbound,
             tasks,
@@ -314,12 +347,15 @@ mod code {
     pub(super) const CANCELLED: VarInt = VarInt::from_u32(4);
     pub(super) const EVICTED: VarInt = VarInt::from_u32(5);
     pub(super) const TAKEN_FOR_DEAD: VarInt = VarInt::from_u32(6);
+    pub(super) const RENEWED: VarInt = VarInt::from_u32(7);
 }
 
 /// What all tasks of one [`Streams`] share.
 #[derive(Debug)]
 struct Shared {
     endpoint: Endpoint,
+    /// How handshakes are begun, and the name to ask for.
+    dialler: Mutex<(quinn::ClientConfig, Arc<str>)>,
     limits: StreamLimits,
     inbound: mpsc::Sender<Inbound>,
     tasks: Tasks,
@@ -404,7 +440,8 @@ impl Shared {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<Connection, StreamFailure> {
-        let connecting = self.endpoint.connect(to, MEMBER_NAME).map_err(|error| {
+        let (config, name) = self.dialler.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connecting = self.endpoint.connect_with(config, to, &name).map_err(|error| {
             tracing::debug!(%to, %error, "cannot connect");
             StreamFailure::Connection
         })?;
@@ -1020,7 +1057,7 @@ mod tests {
     use tokio::task::AbortHandle;
 
     use super::*;
-    use crate::net::tls::DEVELOPMENT_KEY;
+    use crate::net::tls::{DEVELOPMENT_KEY, MEMBER_NAME};
 
     const BOUND: Duration = Duration::from_secs(10);
     const TAG: u32 = 0x7e57;

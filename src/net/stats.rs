@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::driver::NODE_LOG;
 use super::quic::StreamStats;
+use super::seal::SealStats;
 use super::socket::{SocketStats, Traffic};
 use crate::counters::Counters;
 use crate::view::Sizes;
@@ -54,6 +55,8 @@ pub struct Stats {
     pub streams: StreamStats,
     /// Of the driver.
     pub driver: DriverStats,
+    /// Of the seal.
+    pub seal: SealStats,
     /// Of the view.
     pub view: Sizes,
 }
@@ -61,7 +64,12 @@ pub struct Stats {
 impl Stats {
     /// Every figure and its name: the node's as they are called there, the others after what they are of.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.node.each().chain(self.of_socket()).chain(self.of_streams()).chain(self.of_driver_and_view())
+        self.node
+            .each()
+            .chain(self.of_socket())
+            .chain(self.of_streams())
+            .chain(self.of_driver_and_view())
+            .chain(self.seal.each())
     }
 
     fn of_socket(&self) -> [(&'static str, u64); 17] {

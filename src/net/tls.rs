@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quinn::crypto::HmacKey;
@@ -13,11 +14,19 @@ use rcgen::{
 };
 use ring::rand::SecureRandom;
 use ring::{hkdf, hmac, rand};
-use rustls::RootCertStore;
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring as ring_provider};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{DistinguishedName, RootCertStore, SignatureScheme};
+
+use super::keys::ClusterKey;
+use super::rotate::PemFiles;
 
 /// The cluster key of members that were given none.
 ///
@@ -68,6 +77,7 @@ impl From<ring::error::Unspecified> for TlsError {
 pub struct ClusterTls {
     server: Arc<QuicServerConfig>,
     client: Arc<QuicClientConfig>,
+    name: String,
     reset: hkdf::Prk,
 }
 
@@ -78,20 +88,85 @@ impl ClusterTls {
     /// # Errors
     /// See [`TlsError`]; none depends on the key or the tag.
     pub fn mint(key: &[u8; 32], cluster_tag: u32) -> Result<Self, TlsError> {
-        let authority = authority(key)?;
+        Self::mint_among(key, &[key], cluster_tag)
+    }
+
+    /// Mints certificates with every key of `accepted`, and accepts those of others who did. Two members finish a
+    /// handshake if they have any key in common: who begins names the authority of its key `in_use` and gets a
+    /// certificate of that one, if there is one; who answers names the authorities that it accepts, likewise.
+    ///
+    /// # Errors
+    /// See [`TlsError`]; none depends on the keys or the tag.
+    pub(crate) fn mint_among(in_use: &[u8; 32], accepted: &[&[u8; 32]], cluster_tag: u32) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
         let mut roots = RootCertStore::empty();
-        roots.add(authority.as_ref().der().clone())?;
-        let roots = Arc::new(roots);
-        let alpn = vec![alpn(cluster_tag)];
+        let mut leaves = Vec::new();
+        for key in [in_use].iter().chain(accepted.iter().filter(|key| **key != in_use)) {
+            let authority = authority(key)?;
+            roots.add(authority.as_ref().der().clone())?;
+            let mut own = RootCertStore::empty();
+            own.add(authority.as_ref().der().clone())?;
+            let (chain, private) = leaf(&authority)?;
+            let certified = CertifiedKey::from_der(chain, private, &provider)?;
+            leaves.push(Leaf { name: key_name(key), subjects: own.subjects(), certified: Arc::new(certified) });
+        }
+        let reset = derive(in_use, b"stateless reset")?;
+        Self::assemble(roots, Leaves(leaves), key_name(in_use), reset, provider, cluster_tag)
+    }
 
-        let (chain, private) = leaf(&authority)?;
+    /// Uses certificates that were made elsewhere. All of a cluster must carry the DNS name [`MEMBER_NAME`].
+    ///
+    /// # Errors
+    /// See [`PemError`], which names the file.
+    pub fn from_pem(files: &PemFiles, cluster_tag: u32) -> Result<Self, PemError> {
+        let provider = Arc::new(provider());
+        let bad = |path: &Path, what: &'static str| {
+            let path = path.to_owned();
+            move |error: &dyn fmt::Display| PemError::File { what, path, cause: error.to_string() }
+        };
+        let read = |path: &Path, what| -> Result<Vec<CertificateDer<'static>>, PemError> {
+            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let found = read.map_err(|error| bad(path, what)(&error))?;
+            if found.is_empty() { Err(bad(path, what)(&"it holds no certificate")) } else { Ok(found) }
+        };
+        let mut roots = RootCertStore::empty();
+        for authority in read(&files.authority, "authority")? {
+            roots.add(authority).map_err(|error| bad(&files.authority, "authority")(&error))?;
+        }
+        let chain = read(&files.certificate, "certificate")?;
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad(&files.key, "private key")(&error))?;
+        let reset = derive_from(key.secret_der(), b"stateless reset")?;
+        let certified = CertifiedKey::from_der(chain.clone(), key, &provider)
+            .map_err(|error| bad(&files.key, "private key")(&error))?;
+
+        // What no other member would accept must not wait until the first of them says so.
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.clone()), Arc::clone(&provider))
+            .build()
+            .map_err(TlsError::from)?;
+        let name = ServerName::try_from(MEMBER_NAME).expect("a valid name");
+        verifier
+            .verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now())
+            .map_err(|error| bad(&files.certificate, "certificate")(&error))?;
+        let leaf = Leaf { name: MEMBER_NAME.to_owned(), subjects: Vec::new(), certified: Arc::new(certified) };
+        let leaves = Leaves(vec![leaf]);
+        Ok(Self::assemble(roots, leaves, MEMBER_NAME.to_owned(), reset, provider, cluster_tag)?)
+    }
+
+    fn assemble(
+        roots: RootCertStore,
+        leaves: Leaves,
+        name: String,
+        reset: hkdf::Prk,
+        provider: Arc<CryptoProvider>,
+        cluster_tag: u32,
+    ) -> Result<Self, TlsError> {
+        let (roots, leaves, alpn) = (Arc::new(roots), Arc::new(leaves), vec![alpn(cluster_tag)]);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
         let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain.clone(), private.clone_key())?;
+            .with_cert_resolver(Arc::clone(&leaves) as Arc<_>);
         server.alpn_protocols.clone_from(&alpn);
         // Connections are kept for a while, not resumed: tickets would be memory and packets for nothing.
         server.send_tls13_tickets = 0;
@@ -100,15 +175,16 @@ impl ClusterTls {
         let mut client = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, private)?;
+            .with_client_cert_resolver(leaves);
         client.alpn_protocols = alpn;
         client.resumption = Resumption::disabled();
 
-        Ok(Self {
-            server: Arc::new(server.try_into()?),
-            client: Arc::new(client.try_into()?),
-            reset: derive(key, b"stateless reset")?,
-        })
+        Ok(Self { server: Arc::new(server.try_into()?), client: Arc::new(client.try_into()?), name, reset })
+    }
+
+    /// The name to ask for when starting a handshake.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How this member answers handshakes. The transport's settings are quinn's own until the caller sets them.
@@ -116,7 +192,7 @@ impl ClusterTls {
         quinn::ServerConfig::with_crypto(Arc::clone(&self.server) as Arc<_>)
     }
 
-    /// How this member starts handshakes; the name to ask for is [`MEMBER_NAME`]. The transport's settings are
+    /// How this member starts handshakes; the name to ask for is [`name`](Self::name). The transport's settings are
     /// quinn's own until the caller sets them.
     pub fn client_config(&self) -> quinn::ClientConfig {
         quinn::ClientConfig::new(Arc::clone(&self.client) as Arc<_>)
@@ -157,6 +233,67 @@ impl ClusterTls {
     }
 }
 
+/// The name that asks for a certificate of this key's authority. The wildcard in every certificate matches it, so one
+/// of another authority is refused for its authority alone, or accepted if that is known too.
+fn key_name(key: &[u8; 32]) -> String {
+    format!("k{:016x}.{MEMBER_NAME}", ClusterKey::new(*key).fingerprint())
+}
+
+/// A certificate of ours.
+#[derive(Debug)]
+struct Leaf {
+    /// The name that asks for it.
+    name: String,
+    /// Its authority.
+    subjects: Vec<DistinguishedName>,
+    certified: Arc<CertifiedKey>,
+}
+
+/// Our certificates, the one in use first.
+#[derive(Debug)]
+struct Leaves(Vec<Leaf>);
+
+impl Leaves {
+    fn choose(&self, is_wanted: impl Fn(&&Leaf) -> bool) -> Option<Arc<CertifiedKey>> {
+        self.0.iter().find(is_wanted).or(self.0.first()).map(|leaf| Arc::clone(&leaf.certified))
+    }
+}
+
+impl ResolvesServerCert for Leaves {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(|leaf| hello.server_name() == Some(leaf.name.as_str()))
+    }
+}
+
+impl ResolvesClientCert for Leaves {
+    fn resolve(&self, hints: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.choose(|leaf| leaf.subjects.iter().any(|subject| hints.contains(&subject.as_ref())))
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// Why given certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PemError {
+    /// A file cannot be read, or what is in it cannot be used: expired, of another authority, for another name ...
+    #[error("cannot use the {what} in {path:?}: {cause}")]
+    File {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// They do not work together.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 impl fmt::Debug for ClusterTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterTls").finish_non_exhaustive()
@@ -185,7 +322,8 @@ fn provider() -> CryptoProvider {
 fn authority(key: &[u8; 32]) -> Result<CertifiedIssuer<'static, KeyPair>, TlsError> {
     let mut seed = [0; 32];
     derive(key, b"cluster authority")?.expand(&[b"ed25519 seed"], hkdf::HKDF_SHA256)?.fill(&mut seed)?;
-    let mut params = params("tidings cluster");
+    // Two authorities must differ in their names, by which a handshake chooses among them.
+    let mut params = params(&format!("tidings cluster {:016x}", ClusterKey::new(*key).fingerprint()));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     Ok(CertifiedIssuer::self_signed(params, ed25519(&seed)?)?)
@@ -197,7 +335,10 @@ fn leaf(
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let mut params = params("tidings member");
-    params.subject_alt_names = vec![rcgen::SanType::DnsName(MEMBER_NAME.try_into()?)];
+    params.subject_alt_names = vec![
+        rcgen::SanType::DnsName(MEMBER_NAME.try_into()?),
+        rcgen::SanType::DnsName(format!("*.{MEMBER_NAME}").try_into()?),
+    ];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.signed_by(&key, authority)?;
@@ -222,6 +363,10 @@ fn ed25519(seed: &[u8; 32]) -> Result<KeyPair, TlsError> {
 
 /// A secret of the cluster key for one purpose (RFC 5869; the salt keeps other uses of the key apart).
 fn derive(key: &[u8; 32], purpose: &[u8]) -> Result<hkdf::Prk, TlsError> {
+    derive_from(key, purpose)
+}
+
+fn derive_from(key: &[u8], purpose: &[u8]) -> Result<hkdf::Prk, TlsError> {
     let mut secret = [0; 32];
     let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidings streams 1").extract(key);
     root.expand(&[purpose], hkdf::HKDF_SHA256)?.fill(&mut secret)?;

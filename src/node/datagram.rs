@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rand::RngExt;
 
 use super::Node;
-use crate::effect::{Datagram, InputError, Outbox, Warning};
+use crate::effect::{Datagram, InputError, KeyProblem, Outbox, Warning};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner};
 use crate::time::Time;
@@ -116,7 +116,7 @@ impl Node {
                         self.counters.changes_limited += 1;
                         continue;
                     }
-                    self.take_record(now, record, until, Some(sender), out);
+                    self.take_record(now, record, Some(until), Some(sender), out);
                 }
                 Ok(())
             }
@@ -211,6 +211,7 @@ impl Node {
         }
         let rival = Peer { addr: from, generation: Generation::first(header.epoch), nonce: header.nonce, ..me };
         self.meet_rival(now, &rival, true, out);
+        self.warn(now, from, Warning::Cloned { id: me.id, addr: from }, out);
         Err(InputError::NotAccepted("another start of our own id"))
     }
 
@@ -255,7 +256,7 @@ impl Node {
         }
         let generation = Generation::new(header.epoch, hello.bump);
         let peer = Peer { id: header.sender, addr: hello.addr, generation, nonce: header.nonce };
-        self.meet(now, peer, out);
+        self.meet(now, peer, from, out);
         Ok(())
     }
 
@@ -283,9 +284,8 @@ impl Node {
         self.counters.refusals_received += 1;
         let warning = match refusal.reason {
             RefusalReason::Version => Warning::WireVersion { from, theirs: refusal.wire, ours: Self::wire_range() },
-            RefusalReason::Cluster | RefusalReason::Key => {
-                Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster }
-            }
+            RefusalReason::Cluster => Warning::OtherCluster { from, theirs: header.cluster, ours: self.cluster },
+            RefusalReason::Key => Warning::Key { from, problem: KeyProblem::Refused },
         };
         self.warn(now, from, warning, out);
         Ok(())
@@ -379,7 +379,10 @@ impl Node {
         });
         if !records.is_empty() {
             self.counters.rumors_sent += records.len() as u64;
-            filling.rumors(0, records.iter().map(Vec::as_slice)).expect("measured against the room");
+            // Measured against the room.
+            if filling.rumors(0, records.iter().map(Vec::as_slice)).is_err() {
+                self.counters.bugs += 1;
+            }
         }
     }
 
@@ -436,10 +439,13 @@ impl Node {
             // One always fits: asserted where the sizes are defined.
             let count = fits.count().max(1);
             let (now, later) = rest.split_at(count);
-            filling.rumors(until, now.iter().map(|record| &**record)).expect("measured against the room");
+            rest = later;
+            if filling.rumors(until, now.iter().map(|record| &**record)).is_err() {
+                self.counters.bugs += 1;
+                continue;
+            }
             self.counters.rumors_sent += count as u64;
             out.datagrams.push(Datagram { to: to.addr, nonce: Some(to.nonce), bytes: filling.finish() });
-            rest = later;
         }
     }
 }

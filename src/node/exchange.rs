@@ -29,27 +29,34 @@ const PULL_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Records that a sync brought which are passed on as news; more are left to the others' own syncs.
 const SYNCED_NEWS_MAX: usize = 64;
 
+/// Pulls from members that were themselves joining, before what they know is taken for everything.
+const VAIN_PULLS_MAX: u32 = 4;
+
 /// Owners asked at once about gaps and disputes.
 const REPAIRS_MAX: usize = 16;
 
 /// A question under way.
 #[derive(Debug)]
 pub(super) enum Conversation {
-    /// The pull of everything.
-    Pull { with: Peer },
+    /// The pull of everything; `rest` is what did not fit its pages.
+    Pull { with: Peer, rest: Vec<Want> },
+    /// What did not fit the pages of a pull.
+    PullRest { with: Peer, rounds: u8 },
     /// A comparison, under this salt.
     Compare { with: Peer, salt: u64 },
     /// What a comparison led to; `brought` says whether anything was new to anybody so far.
     Trade { with: Peer, rounds: u8, brought: bool },
     /// What only the owner, or whoever has no gap, can tell; beside any sync.
-    Repair { with: Peer },
+    Repair { with: Peer, rounds: u8 },
     /// The content of a large record.
-    Content { record: Record, len: u32, hash: u64, until: u64 },
+    Content { record: Record, len: u32, hash: u64, until: Option<u64> },
 }
 
 impl Node {
     pub(super) fn is_pulling(&self) -> bool {
-        self.conversations.values().any(|conversation| matches!(conversation, Conversation::Pull { .. }))
+        self.conversations
+            .values()
+            .any(|conversation| matches!(conversation, Conversation::Pull { .. } | Conversation::PullRest { .. }))
     }
 
     pub(super) fn pull_if_needed(&mut self, now: Time, out: &mut Outbox) {
@@ -75,15 +82,15 @@ impl Node {
             return;
         }
         self.pull_at = now + PULL_AGAIN_AFTER;
-        self.ask_for_page(with, None, out);
+        self.ask_for_page(with, None, Vec::new(), out);
     }
 
-    fn ask_for_page(&mut self, with: Peer, after: Option<NodeId>, out: &mut Outbox) {
+    fn ask_for_page(&mut self, with: Peer, after: Option<NodeId>, rest: Vec<Want>, out: &mut Outbox) {
         let owner = self.owner();
         let is_first = after.is_none();
         let own = is_first.then(|| self.table.delta(owner.id, owner.epoch, 0, true, DELTA_BYTES_MAX)).flatten();
         let ask = Ask::Pull { asker: self.peer(), after, own: own.into_iter().collect() };
-        self.ask(with, &ask, Conversation::Pull { with }, out);
+        self.ask(with, &ask, Conversation::Pull { with, rest }, out);
     }
 
     pub(super) fn compare_with(&mut self, now: Time, with: Peer, salt: u64, out: &mut Outbox) {
@@ -125,7 +132,13 @@ impl Node {
     /// Watermarks that stand below a gap for long: somebody has what is missing, or knows that nothing is.
     pub(super) fn close_gaps(&mut self, now: Time, out: &mut Outbox) {
         let before = Time::from_nanos(now.as_nanos().saturating_sub(GAP_MAX.as_nanos() as u64));
-        let gaps: Vec<_> = self.table.gaps(before).take(REPAIRS_MAX).collect();
+        let mut gaps: Vec<_> = self.table.gaps(before).collect();
+        if gaps.len() > REPAIRS_MAX {
+            // Some that nobody can close must not starve the others.
+            let first = self.rng.random_range(0..gaps.len());
+            gaps.rotate_left(first);
+            gaps.truncate(REPAIRS_MAX);
+        }
         let is_repairing = self.conversations.values().any(|c| matches!(c, Conversation::Repair { .. }));
         if gaps.is_empty() || is_repairing {
             return;
@@ -135,14 +148,14 @@ impl Node {
             let (epoch, since) = (digest.owner.epoch, digest.watermark);
             // The owner has all of its records; anybody else may have the same gap.
             if let Some(with) = self.present(id).or_else(|| self.anybody()) {
-                self.repair(with, Want { id, epoch, since, whole: false }, out);
+                self.repair(with, vec![Want { id, epoch, since, whole: false }], 0, out);
             }
         }
     }
 
-    fn repair(&mut self, with: Peer, want: Want, out: &mut Outbox) {
-        let ask = Ask::Trade { asker: self.peer(), want: vec![want], give: Vec::new(), members: Vec::new() };
-        self.ask(with, &ask, Conversation::Repair { with }, out);
+    fn repair(&mut self, with: Peer, want: Vec<Want>, rounds: u8, out: &mut Outbox) {
+        let ask = Ask::Trade { asker: self.peer(), want, give: Vec::new(), members: Vec::new() };
+        self.ask(with, &ask, Conversation::Repair { with, rounds }, out);
     }
 
     /// Asks for the content of a large record.
@@ -150,18 +163,20 @@ impl Node {
         &mut self,
         record: &Record,
         (len, hash): (u32, u64),
-        until: u64,
+        until: Option<u64>,
         from: Option<Peer>,
         out: &mut Outbox,
     ) {
-        let is_under_way = self.conversations.values().any(|conversation| match conversation {
-            Conversation::Content { record: other, .. } => {
-                (other.owner, &other.key, other.version) == (record.owner, &record.key, record.version)
+        for conversation in self.conversations.values_mut() {
+            if let Conversation::Content { record: other, until: known, .. } = conversation
+                && (other.owner, &other.key, other.version) == (record.owner, &record.key, record.version)
+            {
+                // It came along the tree this time: our part is to be done when the content is here.
+                if known.is_none_or(|known| known == 0) {
+                    *known = until;
+                }
+                return;
             }
-            _ => false,
-        });
-        if is_under_way {
-            return;
         }
         let Some(from) = from.or_else(|| self.present(record.owner.id)) else { return };
         let (owner, key, version) = (record.owner, record.key.clone(), record.version);
@@ -224,7 +239,7 @@ impl Node {
             Ask::Pull { asker, after, own } => {
                 self.greet(now, from, asker, out);
                 for delta in own {
-                    self.take_delta(now, delta, self.roster.position(), asker, out);
+                    self.take_delta(now, delta, Some(self.roster.position()), asker, out);
                 }
                 self.page(&asker, after)
             }
@@ -254,6 +269,7 @@ impl Node {
     }
 
     fn page(&self, asker: &Peer, after: Option<NodeId>) -> Answer {
+        let (teller, is_ready) = (self.peer(), self.is_ready);
         let mut members = if after.is_none() { self.listing() } else { Vec::new() };
         members.extend(self.later_start(asker).map(|peer| Listed { peer, state: ListedState::Present }));
         let mut deltas: Vec<Delta> = Vec::new();
@@ -261,15 +277,15 @@ impl Node {
         let mut last = None;
         for owner in self.table.counted().filter(|owner| after.is_none_or(|after| owner.id > after)) {
             if room == 0 {
-                return Answer::Pulled { teller: self.peer(), members, deltas, after: last };
+                return Answer::Pulled { teller, is_ready, members, deltas, after: last };
             }
             if let Some(delta) = self.table.delta(owner.id, owner.epoch, 0, true, room) {
-                room = room.saturating_sub(delta_bytes(&delta));
+                room = if delta.more { 0 } else { room.saturating_sub(delta_bytes(&delta)) };
                 deltas.push(delta);
             }
             last = Some(owner.id);
         }
-        Answer::Pulled { teller: self.peer(), members, deltas, after: None }
+        Answer::Pulled { teller, is_ready, members, deltas, after: None }
     }
 
     /// A later start of whoever asks than the one that asks: it is not let in, and must hear why.
@@ -340,21 +356,31 @@ impl Node {
         let is_malformed = matches!(answer, Some(Err(_)));
         self.counters.stream_malformed += u64::from(is_malformed);
         match (conversation, answer.and_then(Result::ok)) {
-            (Conversation::Pull { with }, Some(Answer::Pulled { teller, members, deltas, after })) => {
+            (Conversation::Pull { with, rest }, Some(Answer::Pulled { teller, is_ready, members, deltas, after })) => {
                 if teller.is_same_start(&with) {
                     self.introduce(now, teller, true, out);
                 }
-                self.on_page(now, with, &members, deltas, after, out);
+                self.take_members(now, &members, out);
+                let rest = rest.into_iter().chain(self.take_pages(now, with, deltas, out)).collect();
+                self.after_page(now, with, is_ready, rest, after, out);
             }
-            (Conversation::Pull { .. }, _) => self.pull_at = now + PULL_AGAIN_AFTER,
+            (Conversation::PullRest { with, rounds }, Some(Answer::Traded { deltas })) => {
+                let rest = self.take_pages(now, with, deltas, out);
+                self.pull_rest(now, with, rest, rounds + 1, out);
+            }
+            (Conversation::Pull { .. } | Conversation::PullRest { .. }, _) => self.pull_at = now + PULL_AGAIN_AFTER,
             (Conversation::Compare { with, salt }, Some(Answer::Differs { buckets, digests, members })) => {
                 self.on_differences(now, with, salt, buckets, &digests, members, out);
             }
             (Conversation::Trade { with, rounds, brought }, Some(Answer::Traded { deltas })) => {
                 self.on_trade(now, with, rounds, brought, deltas, out);
             }
-            (Conversation::Repair { with }, Some(Answer::Traded { deltas })) => {
+            (Conversation::Repair { with, rounds }, Some(Answer::Traded { deltas })) => {
+                let rest = wants_more(&deltas);
                 self.take_deltas(now, deltas, with, out);
+                if !rest.is_empty() && rounds < ROUNDS_MAX {
+                    self.repair(with, rest, rounds + 1, out);
+                }
             }
             (Conversation::Repair { .. }, _) => self.counters.syncs_failed += 1,
             (Conversation::Compare { .. } | Conversation::Trade { .. }, _) => {
@@ -373,26 +399,46 @@ impl Node {
         if is_malformed { Err(InputError::Malformed("answer")) } else { Ok(()) }
     }
 
-    fn on_page(
+    /// Takes in what a pull brought; gives what did not fit. Everybody else knows it: no news to pass on.
+    fn take_pages(&mut self, now: Time, with: Peer, deltas: Vec<Delta>, out: &mut Outbox) -> Vec<Want> {
+        let rest = wants_more(&deltas);
+        for delta in deltas {
+            self.take_delta(now, delta, None, with, out);
+        }
+        rest
+    }
+
+    fn after_page(
         &mut self,
         now: Time,
         with: Peer,
-        members: &[Listed],
-        deltas: Vec<Delta>,
+        is_ready: bool,
+        rest: Vec<Want>,
         after: Option<NodeId>,
         out: &mut Outbox,
     ) {
-        self.take_members(now, members, out);
-        for delta in deltas {
-            // Everybody else knows these: no news to pass on.
-            self.take_silently(now, delta, with, out);
+        if after.is_some() {
+            self.ask_for_page(with, after, rest, out);
+            return;
         }
-        match after {
-            Some(after) => self.ask_for_page(with, Some(after), out),
-            None => {
-                self.needs_pull = false;
-                self.become_joined(out);
-            }
+        if !is_ready && self.vain_pulls < VAIN_PULLS_MAX {
+            // It is about to join itself, and may know no more than we do: somebody else may know everything.
+            self.vain_pulls += 1;
+            self.pull_at = now + PULL_AGAIN_AFTER;
+            return;
+        }
+        self.pull_rest(now, with, rest, 0, out);
+    }
+
+    fn pull_rest(&mut self, now: Time, with: Peer, want: Vec<Want>, rounds: u8, out: &mut Outbox) {
+        if want.is_empty() || rounds >= ROUNDS_MAX {
+            self.needs_pull = false;
+            self.become_joined(out);
+            return;
+        }
+        let ask = Ask::Trade { asker: self.peer(), want, give: Vec::new(), members: Vec::new() };
+        if !self.ask(with, &ask, Conversation::PullRest { with, rounds }, out) {
+            self.pull_at = now + PULL_AGAIN_AFTER;
         }
     }
 
@@ -424,7 +470,7 @@ impl Node {
         let mut found = exchange(&self.table, digests, &buckets, salt, is_welcome);
         for want in found.disputed.drain(..).take(REPAIRS_MAX) {
             match self.present(want.id) {
-                Some(owner) if owner.id != with.id => self.repair(owner, want, out),
+                Some(owner) if owner.id != with.id => self.repair(owner, vec![want], 0, out),
                 _ if want.id == with.id => found.want.push(want),
                 _ => {}
             }
@@ -441,16 +487,7 @@ impl Node {
     }
 
     fn on_trade(&mut self, now: Time, with: Peer, rounds: u8, brought: bool, deltas: Vec<Delta>, out: &mut Outbox) {
-        let more: Vec<_> = deltas
-            .iter()
-            .filter(|delta| delta.more)
-            .map(|delta| Want {
-                id: delta.owner.id,
-                epoch: delta.owner.epoch,
-                since: delta.watermark,
-                whole: delta.is_whole,
-            })
-            .collect();
+        let more = wants_more(&deltas);
         let brought = self.take_deltas(now, deltas, with, out) || brought;
         if more.is_empty() || rounds >= ROUNDS_MAX {
             self.sync.end(now, brought, &mut self.rng);
@@ -467,27 +504,19 @@ impl Node {
         let is_news = deltas.iter().map(|delta| delta.records.len()).sum::<usize>() <= SYNCED_NEWS_MAX;
         let mut brought = false;
         for delta in deltas {
-            brought |= if is_news {
-                self.take_delta(now, delta, self.roster.position(), from, out)
-            } else {
-                self.take_silently(now, delta, from, out)
-            };
+            let until = is_news.then(|| self.roster.position());
+            brought |= self.take_delta(now, delta, until, from, out);
         }
         brought
     }
 
-    fn take_silently(&mut self, now: Time, delta: Delta, from: Peer, out: &mut Outbox) -> bool {
-        let hot = self.rumors.take_hot();
-        let brought = self.take_delta(now, delta, 0, from, out);
-        self.rumors.take_hot();
-        self.rumors.put_back(hot);
-        brought
-    }
-
-    fn take_delta(&mut self, now: Time, delta: Delta, until: u64, from: Peer, out: &mut Outbox) -> bool {
+    fn take_delta(&mut self, now: Time, delta: Delta, until: Option<u64>, from: Peer, out: &mut Outbox) -> bool {
         let owner = delta.owner;
         let mut brought = false;
         let mut is_complete = true;
+        if delta.is_whole && from.id == owner.id {
+            self.table.reopen(owner);
+        }
         // The owner's own record comes first: it may bring a new life, without which the others are not let in.
         let (own, others): (Vec<_>, Vec<_>) = delta.records.iter().partition(|record| record.key.is_member());
         for record in own.into_iter().chain(others) {
@@ -538,4 +567,18 @@ impl Node {
             self.part_without_record(now, peer, out);
         }
     }
+}
+
+/// What to ask for again, where deltas were cut.
+fn wants_more(deltas: &[Delta]) -> Vec<Want> {
+    deltas
+        .iter()
+        .filter(|delta| delta.more)
+        .map(|delta| Want {
+            id: delta.owner.id,
+            epoch: delta.owner.epoch,
+            since: delta.watermark,
+            whole: delta.is_whole,
+        })
+        .collect()
 }

@@ -22,13 +22,20 @@ impl Node {
             }
             for note in notes {
                 match note {
-                    Note::Up(peer) | Note::Renamed(peer) => self.admit(now, peer, out),
+                    Note::Up(peer) | Note::Renamed(peer) => {
+                        self.settle_address(now, &peer, false, out);
+                        self.admit(now, peer, out);
+                    }
                     Note::Down(peer) => self.lose(now, peer, out),
                     Note::Renewed(_) => {
                         self.counters.renewals += 1;
                         self.state_self(now, false, out);
                     }
                     Note::Outranked(rival) => self.meet_rival(now, &rival, false, out),
+                    Note::WornOut => {
+                        let renewals = self.peer().generation.bump();
+                        self.fail(Fatal::WornOut { renewals }, out);
+                    }
                 }
             }
         }
@@ -37,11 +44,16 @@ impl Node {
         }
     }
 
-    /// A member answered our Hello: it lives, at that address.
-    pub(super) fn meet(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+    /// A member answered our Hello: it lives, where the answer came from. If it advertises another address, that one
+    /// has yet to answer.
+    pub(super) fn meet(&mut self, now: Time, peer: Peer, from: SocketAddr, out: &mut Outbox) {
         let was_alone = self.roster.present_len() == 0;
         let was_present = self.is_present(&peer);
-        self.introduce(now, peer, true, out);
+        let is_proven = from == peer.addr;
+        self.introduce(now, peer, is_proven, out);
+        if !is_proven {
+            self.contacts.ask(peer.addr, now, &mut self.rng);
+        }
         let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer.is_same_start(&peer)) else { return };
         entry.evidence.note(now);
         self.check_namesake(now, &peer, out);
@@ -114,7 +126,7 @@ impl Node {
             // Not a walk over all of them: hearsay may put thousands at one address.
             let mut others = self.roster.at(peer.addr).filter(|id| *id != peer.id);
             if others.any(|id| self.roster.get(id).is_some_and(|entry| entry.state.is_present())) {
-                self.contacts.ask(peer.addr, now, &mut self.rng);
+                self.contacts.ask_now(peer.addr, now, &mut self.rng);
             }
             return;
         }
@@ -144,7 +156,6 @@ impl Node {
         let owner = Owner { id: peer.id, epoch: peer.epoch() };
         if self.table.epoch(peer.id).is_some_and(|epoch| epoch < owner.epoch) {
             self.drop_records(peer.id, GoneReason::OwnerRestarted, out);
-            self.roster.take(peer.id);
         }
         let was_present = known.is_some_and(|(_, state)| state.is_present());
         self.roster.put(peer, MemberState::Reachable, now);
@@ -325,6 +336,9 @@ impl Node {
         let Some(&was_first) = self.namesakes.get(&peer.id) else { return };
         let (name, id, addr) = (self.config.name.clone(), peer.id, peer.addr);
         if was_first {
+            // The others know us already, and should not have to find out that we are gone.
+            let _ = self.leave(now, out);
+            self.has_left = false;
             self.fail(Fatal::DuplicateName { name, id, addr }, out);
         } else {
             self.warn(now, addr, Warning::DuplicateName { name, id, addr }, out);
@@ -352,7 +366,7 @@ impl Node {
             software: said.software.clone(),
             wire: said.wire,
         });
-        let is_new = is_new || entry.shown.is_none();
+        let is_new = is_new || entry.shown.is_none() || entry.is_outdated;
         let peer = entry.peer;
         if said.name == self.config.name {
             let is_joining = !self.is_ready;
@@ -374,10 +388,15 @@ impl Node {
         }
     }
 
-    /// Whether the program was told of a member, and it is present.
+    /// Whether the program was told of this start of a member.
+    pub(super) fn was_told(&self, id: NodeId) -> bool {
+        id == self.config.id || self.roster.get(id).is_some_and(|entry| entry.shown.is_some() && !entry.is_outdated)
+    }
+
+    /// Whether the program was told of this start of a member, and it is present.
     pub(super) fn is_shown(&self, id: NodeId) -> bool {
-        id == self.config.id
-            || self.roster.get(id).is_some_and(|entry| entry.shown.is_some() && entry.state.is_present())
+        let is_present = || self.roster.get(id).is_some_and(|entry| entry.state.is_present());
+        self.was_told(id) && (id == self.config.id || is_present())
     }
 
     /// The member as it was told to the program, in another state.
@@ -398,14 +417,14 @@ impl Node {
 
     /// Tells the program of an instance that turned out to be withdrawn.
     pub(super) fn tell_dropped(&self, id: NodeId, content: Content, out: &mut Outbox) {
-        if let (Content::Instance(instance), true) = (content, self.is_shown(id)) {
+        if let (Content::Instance(instance), true) = (content, self.was_told(id)) {
             out.events.push(Event::ServiceDown { owner: id, instance, reason: GoneReason::Withdrawn });
         }
     }
 
     /// Drops a member's records, and tells the program if it knew of them.
     fn drop_records(&mut self, id: NodeId, reason: GoneReason, out: &mut Outbox) {
-        let was_told = self.roster.get(id).is_some_and(|entry| entry.shown.is_some());
+        let was_told = self.was_told(id);
         for (_, content) in self.table.remove(id) {
             if let (Content::Instance(instance), true) = (content, was_told) {
                 out.events.push(Event::ServiceDown { owner: id, instance, reason });

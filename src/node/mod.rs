@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use crate::contact::{Around, Contacts};
 use crate::counters::Counters;
 use crate::effect::{Event, Fatal, Input, InputError, Outbox, Warning};
+use crate::pace::{Allowance, Warned};
 use crate::peer::{Epoch, Generation, Member, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::roster::{self, Roster};
@@ -35,6 +36,9 @@ use exchange::Conversation;
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
 pub const LIMBO_MAX: usize = 1_024;
+
+/// Bytes of records that wait in limbo.
+pub const LIMBO_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Changes of its own records that a member may make in a second, and at once.
 pub const OWN_CHANGES_PER_SECOND: u32 = 1_000;
@@ -72,15 +76,15 @@ const LIMBO_KEPT: Duration = Duration::from_secs(30);
 /// How long a start with remembered members, but no seeds, looks for them before it calls itself the first.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
+/// Of the remembered members, how many are asked at the start; the others in turn.
+const REMEMBERED_AT_ONCE: usize = 16;
+
 /// After how many rounds a start that is itself one of its seeds calls itself the first, when no other answers.
 const SEED_ROUNDS: u32 = 4;
 
 /// After how many rounds without an answer an operator is told.
 const ROUNDS_WARNED: u32 = 6;
 
-/// How long until an operator is told the same thing again, and of how many things within that time.
-const WARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
-const WARNED_MAX: usize = 256;
 /// How long we wait for an answer from where another start of our id is said to live, before we take it to be over.
 const RIVAL_ANSWERS_IN: Duration = Duration::from_secs(3);
 
@@ -137,6 +141,8 @@ pub struct ViewDigest {
 pub struct QueueLengths {
     /// Rumors remembered; at most [`crate::rumors::RUMORS_MAX`].
     pub rumors: usize,
+    /// Rumors that wait for a repeat; never more than are remembered.
+    pub repeats: usize,
     /// Addresses being asked; at most [`crate::contact::CONTACTS_MAX`].
     pub contacts: usize,
     /// Records in limbo; at most [`LIMBO_MAX`].
@@ -153,32 +159,6 @@ pub struct QueueLengths {
     pub timers: usize,
     /// foca's updates that wait to be told.
     pub updates: usize,
-}
-
-/// A bucket of permissions that fills with time.
-#[derive(Debug)]
-struct Allowance {
-    left: f64,
-    at_once: f64,
-    per_second: f64,
-    from: Time,
-}
-
-impl Allowance {
-    fn new(per_second: u32, at_once: u32, now: Time) -> Self {
-        Self { left: f64::from(at_once), at_once: f64::from(at_once), per_second: f64::from(per_second), from: now }
-    }
-
-    fn take(&mut self, now: Time) -> bool {
-        let filled = now.since(self.from).as_secs_f64() * self.per_second;
-        self.left = (self.left + filled).min(self.at_once);
-        self.from = now;
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
-    }
 }
 
 /// The core of one process.
@@ -216,10 +196,9 @@ pub struct Node {
     /// Members that have our name, and whether they had it when we joined.
     namesakes: BTreeMap<NodeId, bool>,
     /// What an operator was told, and when.
-    warned: BTreeMap<(u8, SocketAddr), Time>,
+    warned: Warned,
     /// Records whose owner is not known (yet).
-    limbo: BTreeMap<NodeId, Vec<(Time, Record, u64)>>,
-    limbo_len: usize,
+    limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
     /// How fast the others may change their records.
@@ -228,6 +207,8 @@ pub struct Node {
     /// Whether we have yet to pull everything from somebody, and not before when.
     needs_pull: bool,
     pull_at: Time,
+    /// Pulls from members that were themselves not ready.
+    vain_pulls: u32,
     /// Whether we are ready but for namesakes that may yet answer.
     is_joined: bool,
     next_token: u64,
@@ -288,14 +269,14 @@ impl Node {
             hellos: Allowance::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND, now),
             refusals: Allowance::new(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now),
             namesakes: BTreeMap::new(),
-            warned: BTreeMap::new(),
-            limbo: BTreeMap::new(),
-            limbo_len: 0,
+            warned: Warned::default(),
+            limbo: records::Limbo::default(),
             goodbyes: BTreeMap::new(),
             changes: BTreeMap::new(),
             conversations: BTreeMap::new(),
             needs_pull: true,
             pull_at: now,
+            vain_pulls: 0,
             is_joined: false,
             next_token: 0,
             sent: 0,
@@ -419,7 +400,8 @@ impl Node {
         QueueLengths {
             rumors: self.rumors.len(),
             contacts: self.contacts.asked_len(),
-            limbo: self.limbo_len,
+            repeats: self.rumors.waiting_len(),
+            limbo: self.limbo.len,
             goodbyes: self.goodbyes.len(),
             graves: self.roster.graves_len(),
             members: self.roster.iter().count(),
@@ -443,6 +425,9 @@ impl Node {
         self.table.begin(owner);
         self.table.set_counted(owner.id, true);
         self.state_self(now, false, out);
+        for addr in self.config.remembered.iter().take(REMEMBERED_AT_ONCE) {
+            self.contacts.ask(*addr, now, &mut self.rng);
+        }
     }
 
     /// Judges every deadline that has passed.
@@ -551,15 +536,10 @@ impl Node {
 
     /// Tells an operator, at most once a minute of the same thing.
     fn warn(&mut self, now: Time, from: SocketAddr, warning: Warning, out: &mut Outbox) {
-        let kind = match warning {
-            Warning::OtherCluster { .. } => 0,
-            Warning::WireVersion { .. } => 1,
-            _ => 2,
-        };
-        self.warned.retain(|_, at| now.since(*at) < WARN_AGAIN_AFTER);
-        if self.warned.len() < WARNED_MAX && !self.warned.contains_key(&(kind, from)) {
-            self.warned.insert((kind, from), now);
+        if !self.has_left && self.warned.may_tell(now, from, &warning) {
             out.events.push(Event::Warning(warning));
+        } else {
+            self.counters.warnings_limited += 1;
         }
     }
 

@@ -1,12 +1,13 @@
 //! What members state: our own changes, others' records as they come in, and those that wait for their owner.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Allowance, GOODBYES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
+use super::{Allowance, GOODBYES_MAX, LIMBO_BYTES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
 use crate::effect::{Event, GoneReason, InputError, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Content, Instance, Key, Owner};
-use crate::table::{Merge, RECORDS_PER_OWNER_MAX};
+use crate::table::{Merge, RECORDS_MAX, RECORDS_PER_OWNER_MAX, record_bytes};
 use crate::time::Time;
 use crate::wire::{Body, Record, WireError, decode_content, encode_instance};
 
@@ -32,11 +33,14 @@ impl Node {
             WireError::TooLarge { bytes, limit, .. } => InputError::RecordTooLarge { bytes, limit },
             _ => InputError::Malformed("instance"),
         })?;
-        let known = self.table.live(self.config.id).count();
-        let is_new = self.table.content(self.config.id, &instance.id).is_none();
-        if is_new && known >= RECORDS_PER_OWNER_MAX {
-            let limit = RECORDS_PER_OWNER_MAX;
-            return Err(InputError::TooManyRecords { count: known + 1, limit });
+        let is_new = self.table.version(self.owner(), &instance.id) == 0;
+        if is_new && !self.table.make_room(self.config.id) {
+            let live = self.table.live_count(self.config.id);
+            let (count, limit) = match live {
+                RECORDS_PER_OWNER_MAX.. => (live + 1, RECORDS_PER_OWNER_MAX),
+                _ => (RECORDS_MAX + 1, RECORDS_MAX),
+            };
+            return Err(InputError::TooManyRecords { count, limit });
         }
         self.change(now, instance.id.clone(), Body::Live(bytes), out);
         self.flush(now, out);
@@ -70,36 +74,42 @@ impl Node {
         let (record, merge) = self.next_record(now, key, body);
         self.tell(&record, merge, out);
         let until = self.roster.position();
-        self.learn(now, &record, until);
+        self.learn(now, &record, Some(until));
     }
 
     /// Says again, for everybody, what the program knows already.
     pub(super) fn restate_record(&mut self, now: Time, key: Key, body: Body) {
         let (record, _) = self.next_record(now, key, body);
         let until = self.roster.position();
-        self.learn(now, &record, until);
+        self.learn(now, &record, Some(until));
     }
 
     fn next_record(&mut self, now: Time, key: Key, body: Body) -> (Record, Merge) {
         self.own_version += 1;
         let record = Record { owner: self.owner(), key, version: self.own_version, body };
         let merge = self.table.merge(&record, now);
+        debug_assert!(matches!(merge, Merge::New { .. }), "room was made, and the version is the next");
         (record, merge)
     }
 
-    fn learn(&mut self, now: Time, record: &Record, until: u64) {
+    fn learn(&mut self, now: Time, record: &Record, until: Option<u64>) {
+        let Some(until) = until else { return };
         if !self.rumors.learn(record.owner, &record.key, record.version, until, now) {
             self.counters.rumors_limited += 1;
         }
     }
 
-    /// Takes in a record of somebody else; `until` ends our part of the ring for passing it on. `from` is who told us,
-    /// for asking it for what did not fit.
+    fn hear_again(&mut self, record: &Record, until: Option<u64>) {
+        self.rumors.hear_again(record.owner, &record.key, record.version, until.unwrap_or(0));
+    }
+
+    /// Takes in a record of somebody else; `until` ends our part of the ring for passing it on, `None` passes nothing
+    /// on. `from` is who told us, for asking it for what did not fit.
     pub(super) fn take_record(
         &mut self,
         now: Time,
         record: Record,
-        until: u64,
+        until: Option<u64>,
         from: Option<Peer>,
         out: &mut Outbox,
     ) -> Taken {
@@ -149,7 +159,8 @@ impl Node {
         !allowance.take(now)
     }
 
-    /// A record that says to be ours: an echo, or another start of our id.
+    /// A record that says to be ours: an echo, another start of our id, or what a copy of our data directory stated
+    /// in a start of the same second: then our own statement, made anew, replaces it everywhere.
     fn take_own(&mut self, now: Time, record: &Record, out: &mut Outbox) {
         let me = self.peer();
         if record.owner.epoch < me.epoch() {
@@ -160,6 +171,20 @@ impl Node {
             let rival = Peer { id: me.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
             self.meet_rival(now, &rival, false, out);
         }
+        if record.owner != self.owner() || self.has_left {
+            return;
+        }
+        let ours = self.table.body(record.owner, &record.key).map(|(version, body)| (version, body.to_owned()));
+        let is_ours = ours.as_ref().is_some_and(|(version, body)| match record.version.cmp(version) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => matches!(record.body, Body::Large { .. }) || *body == record.body,
+            std::cmp::Ordering::Greater => false,
+        });
+        if !is_ours && self.own_changes.take(now) {
+            self.own_version = self.own_version.max(record.version);
+            let body = ours.map_or(Body::Gone, |(_, body)| body);
+            self.change(now, record.key.clone(), body, out);
+        }
     }
 
     fn is_newer_life(&self, owner: Owner, generation: Generation) -> bool {
@@ -168,10 +193,10 @@ impl Node {
             .is_none_or(|entry| generation > entry.peer.generation && generation.epoch() == owner.epoch)
     }
 
-    fn take_goodbye(&mut self, now: Time, record: Record, until: u64, out: &mut Outbox) -> Taken {
+    fn take_goodbye(&mut self, now: Time, record: Record, until: Option<u64>, out: &mut Outbox) -> Taken {
         let is_known = self.roster.is_buried(record.owner.id, Generation::new(record.owner.epoch, u16::MAX));
         if is_known {
-            self.rumors.hear_again(record.owner, &record.key, record.version, until);
+            self.hear_again(&record, until);
             return Taken::Known;
         }
         if self.goodbyes.len() >= GOODBYES_MAX && self.roster.get(record.owner.id).is_none() {
@@ -179,13 +204,25 @@ impl Node {
             return Taken::Dropped;
         }
         let Some(said) = member_statement(&record) else { return Taken::Dropped };
+        let has_room = self.roster.get(record.owner.id).is_some() || self.roster.has_room();
+        if said.generation.epoch() != record.owner.epoch || !has_room {
+            self.counters.records_limited += 1;
+            return Taken::Dropped;
+        }
         self.counters.rumors_new += 1;
         self.part(now, &record, &said, out);
         self.learn(now, &record, until);
         Taken::New
     }
 
-    fn take_known(&mut self, now: Time, record: Record, until: u64, from: Option<Peer>, out: &mut Outbox) -> Taken {
+    fn take_known(
+        &mut self,
+        now: Time,
+        record: Record,
+        until: Option<u64>,
+        from: Option<Peer>,
+        out: &mut Outbox,
+    ) -> Taken {
         if let Body::Large { len, hash } = record.body
             && record.version > self.table.version(record.owner, &record.key)
         {
@@ -196,7 +233,7 @@ impl Node {
         let counter = match &merge {
             Merge::New { .. } => &mut self.counters.rumors_new,
             Merge::Known => {
-                self.rumors.hear_again(record.owner, &record.key, record.version, until);
+                self.hear_again(&record, until);
                 return Taken::Known;
             }
             Merge::OldEpoch => &mut self.counters.old_epochs,
@@ -223,11 +260,12 @@ impl Node {
         }
     }
 
-    /// Tells the program what a merge changed.
+    /// Tells the program what a merge changed. Of an owner that is down the program keeps what it was told, so changes
+    /// and withdrawals are told all the same; what is new is told when the owner is back.
     pub(super) fn tell(&self, record: &Record, merge: Merge, out: &mut Outbox) {
         let Merge::New { before, after } = merge else { return };
         let owner = record.owner.id;
-        if !self.is_shown(owner) {
+        if !self.was_told(owner) {
             return;
         }
         let instance = |content| match content {
@@ -235,49 +273,91 @@ impl Node {
             _ => None,
         };
         let event = match (instance(before), instance(after)) {
-            (None, Some(instance)) => Event::ServiceUp { owner, instance },
+            (None, Some(instance)) if self.is_shown(owner) => Event::ServiceUp { owner, instance },
             (Some(before), Some(instance)) if before != instance => Event::ServiceChanged { owner, before, instance },
             (Some(instance), None) => Event::ServiceDown { owner, instance, reason: GoneReason::Withdrawn },
-            (Some(_), Some(_)) | (None, None) => return,
+            (Some(_), Some(_)) | (None, _) => return,
         };
         out.events.push(event);
     }
 
     /// A record whose owner is not known (yet), or not in this start.
-    fn take_unknown(&mut self, now: Time, record: Record, until: u64) {
+    fn take_unknown(&mut self, now: Time, record: Record, until: Option<u64>) {
         let owner = record.owner;
         if self.roster.is_buried(owner.id, Generation::first(owner.epoch)) {
             self.counters.buried += 1;
             return;
         }
-        if self.limbo_len >= LIMBO_MAX {
+        let bytes = record_bytes(&record);
+        if self.limbo.len >= LIMBO_MAX || self.limbo.bytes + bytes > LIMBO_BYTES_MAX {
             self.counters.limbo_limited += 1;
             return;
         }
         self.counters.limbo += 1;
-        self.limbo_len += 1;
-        self.limbo.entry(owner.id).or_default().push((now, record, until));
+        self.limbo.put(Waiting { since: now, record, until });
     }
 
     /// The owner is here: takes in what waited for it.
     pub(super) fn leave_limbo(&mut self, now: Time, owner: Owner, out: &mut Outbox) {
-        let Some(waiting) = self.limbo.remove(&owner.id) else { return };
-        self.limbo_len -= waiting.len();
-        for (_, record, until) in waiting {
-            if record.owner == owner {
-                self.take_record(now, record, until, None, out);
+        for waiting in self.limbo.take(owner.id) {
+            if waiting.record.owner == owner {
+                self.take_record(now, waiting.record, waiting.until, None, out);
             }
         }
     }
 
     pub(super) fn clear_limbo(&mut self, now: Time) {
-        let mut len = 0;
-        self.limbo.retain(|_, waiting| {
-            waiting.retain(|(since, _, _)| now.since(*since) <= LIMBO_KEPT);
-            len += waiting.len();
-            !waiting.is_empty()
+        self.limbo.clear(now);
+    }
+}
+
+/// A record that waits for its owner.
+#[derive(Debug)]
+struct Waiting {
+    since: Time,
+    record: Record,
+    until: Option<u64>,
+}
+
+/// Records whose owner is not known (yet): of each key the latest.
+#[derive(Debug, Default)]
+pub(super) struct Limbo {
+    waiting: BTreeMap<NodeId, BTreeMap<Key, Waiting>>,
+    pub(super) len: usize,
+    bytes: usize,
+}
+
+impl Limbo {
+    fn put(&mut self, waiting: Waiting) {
+        let record = &waiting.record;
+        let of_owner = self.waiting.entry(record.owner.id).or_default();
+        let rank = |record: &Record| (record.owner.epoch, record.version);
+        if of_owner.get(&record.key).is_some_and(|known| rank(&known.record) >= rank(record)) {
+            return;
+        }
+        self.len += 1;
+        self.bytes += record_bytes(record);
+        if let Some(before) = of_owner.insert(record.key.clone(), waiting) {
+            self.len -= 1;
+            self.bytes -= record_bytes(&before.record);
+        }
+    }
+
+    fn take(&mut self, id: NodeId) -> Vec<Waiting> {
+        let taken: Vec<_> = self.waiting.remove(&id).into_iter().flat_map(BTreeMap::into_values).collect();
+        self.len -= taken.len();
+        self.bytes -= taken.iter().map(|waiting| record_bytes(&waiting.record)).sum::<usize>();
+        taken
+    }
+
+    fn clear(&mut self, now: Time) {
+        self.waiting.retain(|_, of_owner| {
+            of_owner.retain(|_, waiting| now.since(waiting.since) <= LIMBO_KEPT);
+            !of_owner.is_empty()
         });
-        self.limbo_len = len;
+        let left = self.waiting.values().flat_map(BTreeMap::values);
+        (self.len, self.bytes) =
+            left.fold((0, 0), |(len, bytes), waiting| (len + 1, bytes + record_bytes(&waiting.record)));
     }
 }
 

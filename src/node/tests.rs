@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::effect::{GoneReason, StreamFailure};
 use crate::record::Instance;
-use crate::wire::{HEADER_BYTES, Header};
+use crate::wire::{BodyRef, HEADER_BYTES, Header, Kind, Outgoing};
 
 struct Nodes {
     now: Time,
@@ -233,6 +233,24 @@ fn of_two_processes_with_one_id_the_earlier_stops() {
     let fatal = |event: &Event| matches!(event, Event::Fatal(Fatal::Cloned { id: NodeId(2), .. }));
     assert!(nodes.events_of(2).any(fatal));
     assert!(!nodes.events_of(9).any(|event| matches!(event, Event::Fatal(_))));
+    assert_eq!(nodes.node(9).digest().live_members, 3);
+}
+
+/// The copy's records carry our id and our start, so only our own word tells them from ours.
+#[test]
+fn what_a_copy_started_in_the_same_second_had_said_is_taken_back() {
+    let mut nodes = Nodes::joined(3);
+    let owner = Owner { id: NodeId(2), epoch: 1 };
+    let said = crate::wire::encode_instance(&instance("ghost", 1)).expect("small");
+    let record = Record::encode(owner, &"ghost".into(), 9, BodyRef::Live(&said));
+    let sender = nodes.node(2).peer();
+    let mut filling = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag("test"), &sender, 99));
+    filling.rumors(nodes.node(1).roster.position(), [&record[..]]).expect("fits");
+    let bytes = filling.finish();
+    nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes }).expect("a known sender");
+    nodes.run(Duration::from_secs(5));
+    let lists = |n| nodes.node(n).live_records().iter().any(|(_, key, _)| key.as_str() == "ghost");
+    assert!(!lists(1) && !lists(2), "the owner never said it");
 }
 
 #[test]
@@ -298,7 +316,10 @@ proptest! {
     /// Whatever becomes of real datagrams and questions on their way, no node panics; and when it stops, all agree.
     #[test]
     fn mutated_traffic_never_panics(
-        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..60),
+        edits in proptest::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..60,
+        ),
         cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..20),
     ) {
         let mut nodes = Nodes::joined(4);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::record::Record;
+use super::record::{Record, VERSION_MAX};
 use super::{WIRE_NEWEST, WIRE_OLDEST, WireError, put, split, take_all};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
@@ -81,7 +81,7 @@ pub(crate) enum Ask {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// To [`Ask::Pull`]: a page, and where the next begins.
-    Pulled { teller: Peer, members: Vec<Listed>, deltas: Vec<Delta>, after: Option<NodeId> },
+    Pulled { teller: Peer, is_ready: bool, members: Vec<Listed>, deltas: Vec<Delta>, after: Option<NodeId> },
     /// To [`Ask::Compare`]: the owners in the buckets that differ, and the members if those differ.
     Differs { buckets: Vec<u8>, digests: Vec<Digest>, members: Option<Vec<Listed>> },
     /// To [`Ask::Trade`].
@@ -97,8 +97,8 @@ pub(crate) fn encode_ask(ask: &Ask) -> Result<Bytes, WireError> {
 }
 
 pub(crate) fn decode_ask(bytes: &[u8]) -> Result<Ask, WireError> {
-    let ask: Ask = decode(bytes)?;
-    match &ask {
+    let mut ask: Ask = decode(bytes)?;
+    match &mut ask {
         Ask::Pull { own, .. } => check(own)?,
         Ask::Trade { give, .. } => check(give)?,
         Ask::Compare { sums, .. } if sums.len() != 256 => return Err(WireError::Invalid("number of buckets")),
@@ -112,8 +112,8 @@ pub(crate) fn encode_answer(answer: &Answer) -> Result<Bytes, WireError> {
 }
 
 pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, WireError> {
-    let answer: Answer = decode(bytes)?;
-    match &answer {
+    let mut answer: Answer = decode(bytes)?;
+    match &mut answer {
         Answer::Pulled { deltas, .. } | Answer::Traded { deltas } => check(deltas)?,
         Answer::Content { bytes } if bytes.len() > crate::record::limits::RECORD_BYTES_MAX => {
             return Err(WireError::Invalid("record length"));
@@ -123,14 +123,21 @@ pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, WireError> {
     Ok(answer)
 }
 
-/// A delta speaks of one owner, and its records are within their limits.
-fn check(deltas: &[Delta]) -> Result<(), WireError> {
+/// A delta speaks of one owner, and its records are within their limits. One that is not costs the delta its claim to
+/// be complete, not the frame.
+fn check(deltas: &mut [Delta]) -> Result<(), WireError> {
     for delta in deltas {
-        for record in &delta.records {
-            record.check()?;
-            if record.owner != delta.owner {
-                return Err(WireError::Invalid("owner in delta"));
-            }
+        if delta.records.iter().any(|record| record.owner != delta.owner) {
+            return Err(WireError::Invalid("owner in delta"));
+        }
+        if delta.watermark > VERSION_MAX || delta.since > delta.watermark {
+            return Err(WireError::Invalid("watermark in delta"));
+        }
+        let count = delta.records.len();
+        delta.records.retain(|record| record.check().is_ok());
+        if delta.records.len() < count {
+            delta.watermark = delta.since;
+            (delta.is_whole, delta.more) = (false, false);
         }
     }
     Ok(())

@@ -67,6 +67,10 @@ pub fn cluster_tag(name: &str) -> u32 {
 }
 
 impl Header {
+    /// Where the id of the key stands.
+    #[cfg(feature = "net")]
+    pub(crate) const KEY_AT: usize = 3;
+
     /// A header from `sender`.
     pub fn new(kind: Kind, cluster: u32, sender: &Peer, counter: u64) -> Self {
         Self {

@@ -13,6 +13,8 @@
 
 mod frame;
 mod header;
+#[cfg(feature = "net")]
+mod keyring;
 mod record;
 mod section;
 
@@ -24,6 +26,8 @@ pub(crate) use frame::{
     Answer, Ask, Delta, Digest, Listed, ListedState, Want, decode_answer, decode_ask, encode_answer, encode_ask,
 };
 pub use header::{HEADER_BYTES, Header, Kind, cluster_tag};
+#[cfg(feature = "net")]
+pub(crate) use keyring::{ToldRing, decode_ring, encode_ring, is_about_keys};
 pub use record::{Body, Record, decode_content, encode_instance, encode_member};
 pub(crate) use record::{BodyRef, content_hash};
 pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};

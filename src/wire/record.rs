@@ -10,17 +10,21 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{WireError, put, split, take, take_all};
 use crate::peer::Generation;
 use crate::record::{
-    Content, Endpoint, Host, Instance, Key, MemberRecord, Owner, Status, Version, limits::RECORD_BYTES_MAX,
+    Content, Endpoint, Host, Instance, Key, MemberRecord, Owner, Status, Version,
+    limits::{ID_BYTES_MAX, RECORD_BYTES_MAX},
 };
 
 /// The most bytes of a record's body that travels inline in a datagram; a larger one travels as length and hash.
-pub(crate) const INLINE_BYTES_MAX: usize = 940;
+pub(crate) const INLINE_BYTES_MAX: usize = 800;
 
-/// Bytes that a rumor takes beside its body: owner (9 + 9), key (1 + 128 at most), version (9), body head (4).
-const RUMOR_HEAD_BYTES_MAX: usize = 160;
+/// Bytes that a rumor takes beside its body: owner (9 + 9), the key and its length (3), version (9), body head (4).
+const RUMOR_HEAD_BYTES_MAX: usize = 18 + 3 + ID_BYTES_MAX + 9 + 4;
 
 /// The most bytes of one record in a rumors section.
 pub(crate) const RUMOR_BYTES_MAX: usize = RUMOR_HEAD_BYTES_MAX + INLINE_BYTES_MAX;
+
+/// The largest version: a thousand changes a second for eight thousand years.
+pub(crate) const VERSION_MAX: Version = (1 << 48) - 1;
 
 const KIND_MEMBER: u8 = 1;
 const KIND_INSTANCE: u8 = 2;
@@ -61,6 +65,15 @@ pub(crate) enum BodyRef<'a> {
     Live(&'a Bytes),
 }
 
+impl BodyRef<'_> {
+    pub(crate) fn to_owned(self) -> Body {
+        match self {
+            Self::Gone => Body::Gone,
+            Self::Live(bytes) => Body::Live(bytes.clone()),
+        }
+    }
+}
+
 /// The hash of a record's content.
 pub(crate) fn content_hash(content: &[u8]) -> u64 {
     xxh3_64(content)
@@ -93,8 +106,11 @@ impl Record {
 
     /// Whether its parts are within their limits.
     pub(super) fn check(&self) -> Result<(), WireError> {
-        if self.key.as_str().len() > crate::record::limits::NAME_BYTES_MAX {
+        if self.key.as_str().len() > ID_BYTES_MAX {
             return Err(WireError::Invalid("record key"));
+        }
+        if self.version > VERSION_MAX {
+            return Err(WireError::Invalid("record version"));
         }
         match &self.body {
             Body::Live(bytes) if bytes.len() > RECORD_BYTES_MAX => Err(WireError::Invalid("record length")),
@@ -451,10 +467,10 @@ mod tests {
     #[test]
     fn a_long_content_travels_as_length_and_hash_and_fits_a_datagram() {
         let owner = Owner { id: NodeId(u64::MAX), epoch: u64::MAX };
-        let key = Key::from("k".repeat(128).as_str());
+        let key = Key::from("k".repeat(ID_BYTES_MAX).as_str());
         for len in [0, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, RECORD_BYTES_MAX] {
             let content = Bytes::from(vec![7; len]);
-            let bytes = Record::encode(owner, &key, u64::MAX, BodyRef::Live(&content));
+            let bytes = Record::encode(owner, &key, VERSION_MAX, BodyRef::Live(&content));
             assert!(bytes.len() <= RUMOR_BYTES_MAX);
             let read = Record::read(&mut &bytes[..]).expect("reads");
             assert_eq!(matches!(read.body, Body::Large { .. }), len > INLINE_BYTES_MAX);
