@@ -1,7 +1,7 @@
 //! Where a member may find others: what a join target means, and its addresses now. Every resolving starts anew.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::str::FromStr;
@@ -114,7 +114,7 @@ async fn look_up(host: &str) -> Result<Vec<SocketAddr>, String> {
 async fn service(name: &str) -> Result<Vec<SocketAddr>, String> {
     let mut found = Vec::new();
     for (host, port) in super::dns::services(name).await? {
-        match host.parse::<IpAddr>() {
+        match host.parse::<std::net::IpAddr>() {
             Ok(ip) => found.push(SocketAddr::new(ip, port)),
             Err(_) => found.extend(look_up(&format!("{host}:{port}")).await?),
         }
