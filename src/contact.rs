@@ -109,6 +109,13 @@ impl Contacts {
         self.asked.remove(&addr);
     }
 
+    /// Our own address is another one now; somebody else may get the one before.
+    pub(crate) fn moved(&mut self, before: SocketAddr, after: SocketAddr) {
+        self.own.remove(&before);
+        self.is_own(after);
+        self.forget(after);
+    }
+
     /// Keeps the address of a member that is gone, to try it for ever.
     pub(crate) fn remember(&mut self, addr: SocketAddr) {
         if self.own.contains(&addr) || self.remembered.contains(&addr) {

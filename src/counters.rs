@@ -83,6 +83,14 @@ counters! {
     limbo_limited,
     /// Records that were dropped, because their owner or the cluster has too many.
     records_limited,
+    /// Records that were dropped, because their owner changes them too fast; anti-entropy brings the last of them.
+    changes_limited,
+    /// Members not let in, because there are too many.
+    members_limited,
+    /// Goodbyes of members that are not known here, dropped because too many were under way.
+    goodbyes_limited,
+    /// Graves cleared before their time, because there were too many.
+    graves_limited,
     /// Large records fetched over a stream.
     bodies_fetched,
     /// Large records that could not be fetched; anti-entropy brings them.
@@ -109,6 +117,10 @@ counters! {
     renewals,
     /// Times we were called dead, and did not renew because of the limit on renewals.
     renewals_limited,
+    /// Times our address changed, and we told everybody.
+    readdresses,
+    /// Times the others knew a later start of ours, and we took a larger epoch.
+    epochs_taken,
     /// Members that we saw go down.
     members_down,
     /// Members that said goodbye.

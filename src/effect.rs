@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::peer::{Member, NodeId, Peer};
+use crate::peer::{Epoch, Member, NodeId, Peer};
 use crate::record::{Instance, Key};
 
 /// Something that happens to a node.
@@ -42,6 +42,8 @@ pub enum Input<'a> {
     Withdraw(Key),
     /// The addresses to join through, as resolved now; replaces those given before.
     Seeds(Vec<SocketAddr>),
+    /// The others reach us at another address from now on.
+    Readdress(SocketAddr),
     /// The program leaves: say goodbye to everybody.
     Leave,
 }
@@ -250,6 +252,17 @@ pub enum Warning {
         seeds: usize,
         /// How often all were tried.
         tries: u32,
+    },
+    /// The others know a later start of this member than this one: the data directory is an old copy, or the clock
+    /// went back. The node goes on under a larger epoch than theirs, which must be kept.
+    #[error(
+        "others know start {known} of this member, later than ours: an old data directory? Going on as start {taken}"
+    )]
+    OlderThanPeers {
+        /// The epoch that they know.
+        known: Epoch,
+        /// The epoch that this start has now.
+        taken: Epoch,
     },
     /// A limit was hit.
     #[error("limit {limit} reached ({value})")]

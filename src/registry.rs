@@ -12,12 +12,14 @@ use crate::effect::{Event, InputError, Warning};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::net::rotate::{KeyChange, Trust};
 use crate::peer::{Evidence, Member, NodeId, Peer};
-use crate::record::{Endpoint, Instance, InstanceError, Key, check_name};
+use crate::record::{Instance, InstanceError, Key, check_name};
 
+pub use crate::net::advertise::{Advertise, AdvertiseError};
 pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Stats};
+pub use crate::net::target::{Target, TargetError};
 pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 
 /// Join targets that a member may be given.
@@ -48,6 +50,7 @@ impl Default for JoinPolicy {
 #[must_use = "nothing happens until it is started"]
 pub struct Builder {
     plan: Plan,
+    join: Vec<String>,
     policy: JoinPolicy,
     keys: Vec<ClusterKey>,
     is_insecure: bool,
@@ -63,14 +66,22 @@ impl Builder {
     /// The address that the others reach that port at, if it is another than the bound one. Port 0 means the bound
     /// port.
     pub fn advertise(mut self, addr: SocketAddr) -> Self {
-        self.plan.advertise = Some(addr);
+        self.plan.advertise = Advertise::Addr(addr);
         self
     }
 
-    /// Adds members to join through, each `HOST:PORT`. One that answers is enough. Names are resolved anew at each try;
-    /// the member's own address among them is ignored, so all members may be given the same list.
+    /// How the address is found that the others reach that port at; [`Advertise::Auto`] unless given. An address that
+    /// is found among the machine's own is looked at again every few seconds; when it changed, everybody is told.
+    pub fn advertise_as(mut self, how: Advertise) -> Self {
+        self.plan.advertise = how;
+        self
+    }
+
+    /// Adds members to join through: `HOST:PORT`, `dns:NAME:PORT`, `srv:NAME`, `file:PATH` or `exec:CMD`, see
+    /// [`Target`]. One that answers is enough. All are resolved anew at each try; one that fails is a warning, and
+    /// costs no other. The member's own address among them is ignored, so all members may be given the same list.
     pub fn join(mut self, targets: impl IntoIterator<Item: Into<String>>) -> Self {
-        self.plan.join.extend(targets.into_iter().map(Into::into));
+        self.join.extend(targets.into_iter().map(Into::into));
         self
     }
 
@@ -139,9 +150,9 @@ impl Builder {
                 none => *none = Some(Keyring::new(key)?),
             }
         }
-        check(&self.plan, self.is_insecure)?;
+        let join = self.join;
+        self.plan.join = check(&self.plan, &join, self.is_insecure)?;
         warn_of_danger(&self.plan);
-        let join = self.plan.join.clone();
         let (commands, link) = driver::start(self.plan).await?;
         let registry = Registry { commands, link };
         let (wait, is_required) = match self.policy {
@@ -169,7 +180,8 @@ impl Builder {
 }
 
 /// Checks all that can be checked before anything is touched.
-fn check(plan: &Plan, is_insecure: bool) -> Result<(), StartError> {
+/// Gives the targets to join through.
+fn check(plan: &Plan, join: &[String], is_insecure: bool) -> Result<Vec<Target>, StartError> {
     check_name("cluster name", &plan.cluster)?;
     check_name("member name", &plan.name)?;
     if !plan.zone.is_empty() {
@@ -177,18 +189,16 @@ fn check(plan: &Plan, is_insecure: bool) -> Result<(), StartError> {
     }
     // Without a key, whoever reaches the port is a member: so nobody else's machine may, unless that is wanted.
     let is_open = plan.trust.ring.is_some() || is_insecure;
-    for (what, addr) in [("bind", Some(plan.bind)), ("advertise", plan.advertise)] {
-        if let Some(addr) = addr.filter(|addr| !is_open && !addr.ip().to_canonical().is_loopback()) {
+    let advertised = plan.advertise.resolve(plan.bind, None).map_err(DriveError::Advertise)?;
+    for (what, addr) in [("bind", plan.bind), ("advertise", advertised)] {
+        if !is_open && !addr.ip().to_canonical().is_loopback() {
             return Err(StartError::NotLoopback { what, addr });
         }
     }
-    if plan.join.len() > JOIN_MAX {
-        return Err(StartError::TooManyToJoin { count: plan.join.len(), limit: JOIN_MAX });
+    if join.len() > JOIN_MAX {
+        return Err(StartError::TooManyToJoin { count: join.len(), limit: JOIN_MAX });
     }
-    for target in &plan.join {
-        target.parse::<Endpoint>().map_err(StartError::Invalid)?;
-    }
-    Ok(())
+    Ok(join.iter().map(|target| target.parse()).collect::<Result<_, TargetError>>()?)
 }
 
 fn warn_of_danger(plan: &Plan) {
@@ -209,6 +219,9 @@ pub enum StartError {
     /// A name, the zone or a join target breaks a rule.
     #[error(transparent)]
     Invalid(#[from] InstanceError),
+    /// A join target means nothing.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// An address that other machines can reach; without keys, only loopback is accepted.
     #[error(
         "cannot {what} {addr}: without a cluster key only loopback addresses are accepted; give a key, or say \
@@ -280,12 +293,12 @@ impl Registry {
             name: Arc::from(name),
             zone: Arc::from(""),
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-            advertise: None,
+            advertise: Advertise::Auto,
             join: Vec::new(),
             data_dir: None,
             trust: Trust::default(),
         };
-        Builder { plan, policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
+        Builder { plan, join: Vec::new(), policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
     }
 
     /// Who this member is now.
@@ -1027,6 +1040,50 @@ mod tests {
         drop(second);
         assert_eq!(soon(watch.changed()).await.unwrap_err(), StopReason::Dropped);
         assert_eq!(start().await.unwrap().id(), id);
+    }
+
+    #[tokio::test]
+    async fn an_old_copy_of_a_data_directory_becomes_a_later_start_and_keeps_its_epoch() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ahead = driver::unix_ms() / 1_000 + 1_000;
+        let fresh = NodeId(driver::unix_ms());
+        let kept = |at| crate::net::kept::DataDir::open(dir.path(), fresh, at).expect("it can be used").1.epoch;
+        kept(10);
+        let old_copy = std::fs::read(dir.path().join("state.json")).expect("it is there");
+        kept(ahead);
+        let b = member("b", &[]).await;
+        let builder = Registry::builder("registry-test", "a").data_dir(dir.path()).join([b.local_addr().to_string()]);
+        let first = soon(builder.clone().start()).await.unwrap();
+        let (addr, known) = (first.local_addr(), first.peer().epoch());
+        assert!(known > ahead);
+        let mut watch = first.watch("web");
+        drop(first);
+        let _ = soon(watch.changed()).await;
+        std::fs::write(dir.path().join("state.json"), old_copy).expect("it is replaced");
+
+        let second = soon(builder.bind(addr).start()).await.unwrap();
+        let mut seen = b.watch("web");
+        soon(second.register(web(80))).await.unwrap().keep();
+        until(&mut seen, |web| web.healthy().len() == 1).await;
+        assert!(second.peer().epoch() > known, "the others know a later start, and heard of one still later");
+        let taken = second.peer().epoch();
+        soon(second.leave()).await.unwrap();
+        assert!(kept(0) > taken, "the epoch was kept");
+    }
+
+    #[tokio::test]
+    async fn members_are_found_through_a_file_and_a_command() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let list = dir.path().join("seeds");
+        let a = member("a", &[]).await;
+        std::fs::write(&list, format!("# seeds\n{}\n", a.local_addr())).expect("it is written");
+        for (name, target) in [("b", format!("file:{}", list.display())), ("c", format!("exec:cat {}", list.display()))]
+        {
+            let start =
+                Registry::builder("registry-test", name).join(["file:/no/such/file".to_owned(), target]).start();
+            let joined = soon(start).await.expect("one target that works is enough");
+            assert!(joined.members().len() >= 2);
+        }
     }
 
     #[tokio::test]

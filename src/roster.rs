@@ -58,6 +58,9 @@ pub(crate) struct Roster {
     /// Over the present members.
     fingerprint: u64,
     graves: BTreeMap<NodeId, Grave>,
+    graves_by_age: BTreeSet<(Time, NodeId)>,
+    /// Graves cleared before their time.
+    pub(crate) graves_limited: u64,
 }
 
 /// Where a member stands on the ring; never 0, which means "nowhere" on the wire.
@@ -84,6 +87,8 @@ impl Roster {
             by_addr: BTreeMap::new(),
             fingerprint: 0,
             graves: BTreeMap::new(),
+            graves_by_age: BTreeSet::new(),
+            graves_limited: 0,
         }
     }
 
@@ -181,12 +186,23 @@ impl Roster {
 
     /// Lets no life of a member up to this generation back in for [`GRAVE_KEPT`].
     pub(crate) fn bury(&mut self, id: NodeId, generation: Generation, now: Time) {
-        let known = self.graves.get(&id).map_or(generation, |grave| grave.generation.max(generation));
-        self.graves.insert(id, Grave { generation: known, since: now });
-        if self.graves.len() > GRAVES_MAX {
-            let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.since).map(|(&id, _)| id);
-            oldest.map(|id| self.graves.remove(&id));
+        let before = self.graves.remove(&id);
+        if let Some(grave) = &before {
+            self.graves_by_age.remove(&(grave.since, id));
         }
+        let generation = before.map_or(generation, |grave| grave.generation.max(generation));
+        self.graves.insert(id, Grave { generation, since: now });
+        self.graves_by_age.insert((now, id));
+        if self.graves.len() > GRAVES_MAX {
+            self.graves_limited += 1;
+            let (_, oldest) = self.graves_by_age.pop_first().expect("one for each grave");
+            self.graves.remove(&oldest);
+        }
+    }
+
+    /// The latest life of a member that lies in a grave.
+    pub(crate) fn grave(&self, id: NodeId) -> Option<Generation> {
+        self.graves.get(&id).map(|grave| grave.generation)
     }
 
     /// Whether this generation of a member lies in a grave.
@@ -194,9 +210,20 @@ impl Roster {
         self.graves.get(&id).is_some_and(|grave| generation <= grave.generation)
     }
 
+    /// Graves kept.
+    pub(crate) fn graves_len(&self) -> usize {
+        self.graves.len()
+    }
+
     /// Clears graves older than [`GRAVE_KEPT`].
     pub(crate) fn clear_graves(&mut self, now: Time) {
-        self.graves.retain(|_, grave| now.since(grave.since) <= GRAVE_KEPT);
+        while let Some((since, id)) = self.graves_by_age.first().copied() {
+            if now.since(since) <= GRAVE_KEPT {
+                break;
+            }
+            self.graves_by_age.pop_first();
+            self.graves.remove(&id);
+        }
     }
 
     /// The members that said goodbye, for telling others.

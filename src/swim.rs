@@ -271,6 +271,14 @@ impl Swim {
         self.apply(now, foca::Member::alive(peer))
     }
 
+    /// We have another life from now on, or another address. The members that we know stay.
+    pub(crate) fn rename(&mut self, now: Time, me: Peer) -> Result<(), SwimError> {
+        self.effects.now = now;
+        let result = self.foca.change_identity(me, &mut self.effects);
+        self.resume_gossip();
+        judge(result)
+    }
+
     /// A member is gone, by its own word or by proof: foca tells nobody, the reason travels by itself.
     pub(crate) fn dismiss(&mut self, now: Time, peer: Peer) -> Result<(), SwimError> {
         self.apply(now, foca::Member::down(peer))
@@ -297,7 +305,14 @@ impl Swim {
 
     /// Takes what is to be sent.
     pub(crate) fn take_sends(&mut self) -> Vec<(Peer, SwimSection)> {
-        std::mem::take(&mut self.effects.sends)
+        let me = self.me();
+        let mut sends = std::mem::take(&mut self.effects.sends);
+        for (_, section) in &mut sends {
+            // foca gossips that earlier lives of ours are down. Whoever heard that before our new life, which our own
+            // record tells, would believe that we are gone.
+            section.updates.retain(|update| update.peer.id != me.id || update.peer == me);
+        }
+        sends
     }
 
     /// Takes what was found out.

@@ -247,6 +247,16 @@ impl Table {
         })
     }
 
+    /// The live contents of an owner as bytes, in order of their keys.
+    pub(crate) fn live_bodies(&self, id: NodeId) -> impl Iterator<Item = (Key, Bytes)> {
+        self.owners.get(&id).into_iter().flat_map(|owned| {
+            owned.entries.iter().filter_map(|(key, entry)| match &entry.body {
+                Stored::Live { bytes, .. } => Some((key.clone(), bytes.clone())),
+                Stored::Gone { .. } => None,
+            })
+        })
+    }
+
     /// One live content.
     pub(crate) fn content(&self, id: NodeId, key: &Key) -> Option<&Content> {
         match &self.owners.get(&id)?.entries.get(key)?.body {

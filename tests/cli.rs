@@ -456,6 +456,46 @@ fn the_demo_ends_well() {
 }
 
 #[test]
+fn a_file_gives_settings_and_what_is_wrong_in_it_is_named() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("t.toml");
+    let file = path.to_str().expect("a plain path");
+    std::fs::write(&path, "cluster = \"from-file\"\nname = \"a\"\nzone = \"z\"\n").expect("it is written");
+    let (code, _, stderr) = run(&["config", "check", "--config", file]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let mut command = tidings(&["config", "show", "--origin", "--config", file, "--", "--name", "b"]);
+    command.env("TIDINGS_ZONE", "y");
+    let (code, stdout, stderr) = output(command);
+    assert_eq!(code, Some(0), "{stderr}");
+    let of = |key: &str| stdout.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    assert!(of("cluster = \"from-file\"").ends_with("t.toml:1"), "{stdout}");
+    assert!(of("name = \"b\"").ends_with("flag --name"), "{stdout}");
+    assert!(of("zone = \"y\"").ends_with("environment TIDINGS_ZONE"), "{stdout}");
+
+    std::fs::write(&path, "cluster = \"c\"\nnaem = \"a\"\n").expect("it is written");
+    for arguments in [&["config", "check", "--config", file][..], &["node", "--name", "a", "--config", file]] {
+        let (code, _, stderr) = run(arguments);
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains("t.toml:2: unknown key \"naem\"; did you mean \"name\"?"), "{stderr}");
+    }
+    let (code, _, stderr) = run(&["node", "--config", "/no/such/file.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("/no/such/file.toml"), "{stderr}");
+}
+
+#[test]
+fn a_node_runs_on_what_a_file_says() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("t.toml");
+    let text = "cluster = \"c\"\nname = \"a\"\nbind = \"127.0.0.1:0\"\njoin = [\"127.0.0.1:9\"]\njoin_timeout = \"100ms\"\n\
+                output = \"jsonl\"\nlog_format = \"json\"\n";
+    std::fs::write(&path, text).expect("it is written");
+    let (code, stdout, stderr) = run(&["node", "--config", path.to_str().expect("a plain path")]);
+    assert_eq!(code, Some(6), "nobody answered: {stdout} {stderr}");
+    assert!(stdout.contains("127.0.0.1:9"), "{stdout}");
+}
+
+#[test]
 fn a_generated_key_joins_two_nodes_and_is_rotated_by_command() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("key");

@@ -36,6 +36,7 @@ fn config(host: usize, epoch: u64) -> Config {
         nonce: 1_000 * epoch + host as u64,
         seed: 1_000 * epoch + host as u64,
         seeds: vec![addr(0)],
+        must_join: false,
         remembered: Vec::new(),
         tuning: Tuning::default(),
     }

@@ -326,6 +326,9 @@ impl FocaNode {
             contacts: 0,
             limbo: 0,
             conversations: 0,
+            goodbyes: 0,
+            graves: 0,
+            members: 0,
             timers: self.effects.timers.len(),
             updates: self.foca.updates_backlog(),
         }

@@ -78,6 +78,14 @@ impl Process {
     }
 
     /// See [`Node::queues`].
+    /// What a tidings node has counted; plain foca counts nothing.
+    pub fn counters(&self) -> tidings::counters::Counters {
+        match self {
+            Self::Tidings(node) => node.counters(),
+            Self::Foca(_) => tidings::counters::Counters::default(),
+        }
+    }
+
     pub fn queues(&self) -> QueueLengths {
         match self {
             Self::Tidings(node) => node.queues(),

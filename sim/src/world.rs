@@ -274,6 +274,8 @@ struct Host {
     /// What a data directory keeps.
     id: NodeId,
     kept_epoch: Epoch,
+    /// The epoch of the next start, whatever clock and data directory say.
+    forced_epoch: Option<Epoch>,
     remembered: Vec<SocketAddr>,
     is_disk_full: bool,
     /// What the process that runs, or ran last, was started with.
@@ -420,10 +422,16 @@ impl World {
     /// # Panics
     /// If there are [`HOSTS_MAX`] hosts already. A seed need not be there yet.
     pub fn add_node(&mut self, seeds: &[HostIndex]) -> HostIndex {
+        let seeds = seeds.iter().map(|&seed| self.hosts[seed].addr).collect();
+        let id = NodeId(self.rng.random());
+        let host = self.push_host(seeds, id);
+        self.start(host);
+        host
+    }
+
+    fn push_host(&mut self, seeds: Vec<SocketAddr>, id: NodeId) -> HostIndex {
         let host = self.hosts.len();
         assert!(host < HOSTS_MAX, "{} hosts, the limit is {HOSTS_MAX}", host + 1);
-        let seeds = seeds.iter().map(|&seed| address(seed)).collect();
-        let id = NodeId(self.rng.random());
         self.hosts.push(Host {
             addr: address(host),
             name: Arc::from(format!("n{host}")),
@@ -431,6 +439,7 @@ impl World {
             seeds,
             id,
             kept_epoch: 0,
+            forced_epoch: None,
             remembered: Vec::new(),
             is_disk_full: false,
             epoch: 0,
@@ -453,7 +462,6 @@ impl World {
             fatal: None,
             traffic: Traffic::default(),
         });
-        self.start(host);
         host
     }
 
@@ -500,6 +508,45 @@ impl World {
     pub fn restart(&mut self, host: HostIndex) {
         self.trace.fault(self.now, &format!("restart {host}"));
         self.start(host);
+    }
+
+    /// Starts a stopped host again from an old copy of its data directory, as the start `epoch`, at another address if
+    /// it is to move.
+    ///
+    /// # Panics
+    /// If a process runs there.
+    pub fn restore(&mut self, host: HostIndex, epoch: Epoch, moves: bool) {
+        self.trace.fault(self.now, &format!("restore {host} {epoch} {moves}"));
+        self.hosts[host].forced_epoch = Some(epoch);
+        if moves {
+            self.hosts[host].addr = moved(self.hosts[host].addr);
+        }
+        self.start(host);
+    }
+
+    /// Adds a host with a copy of the data directory of `original`, and starts a node on it.
+    ///
+    /// # Panics
+    /// If there are [`HOSTS_MAX`] hosts already.
+    pub fn add_clone(&mut self, original: HostIndex) -> HostIndex {
+        self.trace.fault(self.now, &format!("clone {original}"));
+        let seeds = self.hosts[original].seeds.clone();
+        let (id, epoch) = (self.hosts[original].id, self.hosts[original].epoch);
+        let host = self.push_host(seeds, id);
+        self.hosts[host].forced_epoch = Some(epoch + 1);
+        self.start(host);
+        host
+    }
+
+    /// The address of a host becomes another one; whatever is sent to the old one is heard by nobody.
+    ///
+    /// # Panics
+    /// If no process runs there.
+    pub fn readdress(&mut self, host: HostIndex) {
+        self.trace.fault(self.now, &format!("readdress {host}"));
+        let addr = moved(self.hosts[host].addr);
+        self.hosts[host].addr = addr;
+        self.tell_or_fail(host, Input::Readdress(addr));
     }
 
     /// Starts a stopped host again, without its data directory: a new member at the old address. Its epoch is larger
@@ -1008,6 +1055,7 @@ impl World {
                     epoch,
                     nonce,
                     seed,
+                    must_join: !host.seeds.is_empty(),
                     seeds: host.seeds.clone(),
                     remembered: host.remembered.clone(),
                     tuning: tuning.clone(),
@@ -1031,7 +1079,8 @@ impl World {
         let since_begin = i64::try_from(self.now.since(Time::ZERO).as_secs()).unwrap_or(i64::MAX);
         let host = &mut self.hosts[index];
         let wall = WALL_BEGIN_SECS + since_begin + host.wall_offset_secs;
-        host.epoch = Epoch::try_from(wall).unwrap_or(0).max(host.kept_epoch + 1);
+        let lawful = Epoch::try_from(wall).unwrap_or(0).max(host.kept_epoch + 1);
+        host.epoch = host.forced_epoch.take().unwrap_or(lawful);
         if host.is_disk_full {
             self.fates.stale_starts += 1;
         } else {
@@ -1170,6 +1219,9 @@ impl World {
         let node = node.unwrap_or_else(|| panic!("host {index} does not run: it cannot be told {input:?}"));
         let result = node.handle(now, input, &mut out);
         self.trace.outbox(self.now, index, &out);
+        // A node may take a larger epoch; whoever keeps its data directory writes it down.
+        let epoch = node.peer().epoch();
+        self.hosts[index].epoch = epoch;
         if let Err(error @ (InputError::Bug(_) | InputError::Malformed(_))) = &result {
             // Nobody changes bytes on their way here, so that bytes which cannot be read are a bug of their writer.
             self.fail(index, error.to_string());
@@ -1450,6 +1502,13 @@ fn is_about(event: &Event, id: NodeId) -> bool {
 
 fn is_open_both_ways(link: &Link, one: HostIndex, other: HostIndex) -> bool {
     link.is_open(one, other) && link.is_open(other, one)
+}
+
+/// Another address of the same host: only the second byte differs, which [`World::host_at`] does not look at first.
+fn moved(addr: SocketAddr) -> SocketAddr {
+    let SocketAddr::V4(v4) = addr else { unreachable!("hosts have addresses of version 4") };
+    let [first, moves, net, last] = v4.ip().octets();
+    SocketAddrV4::new(Ipv4Addr::new(first, moves.wrapping_add(1), net, last), v4.port()).into()
 }
 
 fn address(host: HostIndex) -> SocketAddr {

@@ -16,8 +16,8 @@ Exit codes:
      address is not a loopback address and there is no key, or because others can read the key file
   130, 143  ended at once by a second SIGINT or SIGTERM
 
-Every option can also be given by the environment variable that its help names.
-Logs go to standard error; RUST_LOG sets their level (default: warn).";
+Every option can also be given by the environment variable that its help names, or in a
+file: see tidings config --help. Logs go to standard error.";
 
 /// How the process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +73,9 @@ impl fmt::Display for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Invalid(_) | StartError::TooManyToJoin { .. } | StartError::Keys(_) => Exit::Usage,
+            StartError::Invalid(_) | StartError::Target(_) | StartError::TooManyToJoin { .. } | StartError::Keys(_) => {
+                Exit::Usage
+            }
             StartError::NotJoined { refusal: Some(_), .. } => Exit::Refused,
             StartError::NotJoined { .. } => Exit::Timeout,
             StartError::NotLoopback { .. } | StartError::Stopped(StopReason::Fatal(_)) => Exit::Refused,

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which exit code means what. Everything it shows comes from the handle.
 
 mod changes;
+mod config;
 mod control;
 mod demo;
 mod exit;
@@ -13,9 +14,11 @@ mod spec;
 mod table;
 mod view;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -33,6 +36,14 @@ const STYLES: Styles = Styles::styled()
 #[derive(Debug, clap::Parser)]
 #[command(name = "tidings", version, styles = STYLES, arg_required_else_help = true, after_help = exit::HELP)]
 pub(crate) struct Cli {
+    /// How lines of the log look
+    #[arg(long, global = true, env = "TIDINGS_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or TARGET=LEVEL, with commas [default: RUST_LOG, or warn]
+    #[arg(long, global = true, env = "TIDINGS_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<Targets>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -41,13 +52,18 @@ pub(crate) struct Cli {
 enum Command {
     Node(Box<node::Args>),
     Demo(demo::Args),
+    Config(config::Args),
     Keygen(keys::KeygenArgs),
 }
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
-pub(crate) fn run(cli: Cli) -> Exit {
-    start_log();
-    match run_in_runtime(cli) {
+pub(crate) fn run(arguments: &[OsString]) -> Exit {
+    let result = config::parse(Cli::command(), arguments).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        start_log(cli.log_format, cli.log_level.as_ref());
+        run_in_runtime(cli)
+    });
+    match result {
         Ok(()) => Exit::Success,
         Err(failure) => {
             // Nobody may be left to read it, and the exit code says enough.
@@ -57,19 +73,34 @@ pub(crate) fn run(cli: Cli) -> Exit {
     }
 }
 
-/// Logs go to standard error, filtered by `RUST_LOG`: `LEVEL` or `TARGET=LEVEL`, several with commas. The filter that
-/// also matches fields brings a regular expression engine, and a megabyte into every member's memory.
-fn start_log() {
-    let asked = std::env::var("RUST_LOG").ok();
+/// How lines of the log look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// Logs go to standard error, filtered by `--log-level`, or else by `RUST_LOG`: `LEVEL` or `TARGET=LEVEL`, several with
+/// commas. The filter that also matches fields brings a regular expression engine, and a megabyte into every member's
+/// memory.
+fn start_log(format: LogFormat, level: Option<&Targets>) {
+    let asked = std::env::var("RUST_LOG").ok().filter(|_| level.is_none());
     let default = Targets::new().with_default(LevelFilter::WARN);
-    let (filter, error) = match asked.as_deref().map(str::parse) {
-        None => (default, None),
-        Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (default, Some(error)),
+    let (filter, error) = match (level, asked.as_deref().map(str::parse)) {
+        (Some(level), _) => (level.clone(), None),
+        (None, None) => (default, None),
+        (None, Some(Ok(filter))) => (filter, None),
+        (None, Some(Err(error))) => (default, Some(error)),
     };
     let ansi = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(lines.with_ansi(ansi)).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+    }
     if let (Some(asked), Some(error)) = (asked, error) {
         tracing::warn!("RUST_LOG={asked:?} is not understood ({error}); logging warnings");
     }
@@ -85,6 +116,11 @@ fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
         let result = match cli.command {
             Command::Node(args) => node::run(*args, &output).await,
             Command::Demo(args) => demo::run(args, &output).await,
+            Command::Config(args) => match config::run(&args, &Cli::command()) {
+                // Nobody reads any more: that is no failure, as for every command.
+                Ok(text) => output.text(text).await.or(Ok(())),
+                Err(failure) => Err(failure),
+            },
             Command::Keygen(args) => keys::generate(&args, &output).await,
         };
         result.and(output.finish().await)
@@ -111,7 +147,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::effect::Event;
-use tidings::record::{Endpoint, Instance, InstanceError, check_name};
-use tidings::registry::{JoinPolicy, Registry};
+use tidings::record::{Instance, InstanceError, check_name};
+use tidings::registry::{Advertise, JoinPolicy, Registry, Target, TargetError};
 use tidings::view::{Status, StopReason};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -22,7 +22,7 @@ use super::keys::KeyArgs;
 use super::output::{Closed, Output};
 use super::signals::Signals;
 use super::view::Shown;
-use super::{parse_span, spec, table};
+use super::{config, parse_span, spec, table};
 
 /// The table is redrawn at most this often ...
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
@@ -67,6 +67,9 @@ Exit codes: see tidings --help.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    #[command(flatten)]
+    _file: config::FileArg,
+
     /// The member's name, unique in the cluster
     #[arg(long, env = "TIDINGS_NAME", value_parser = |name: &str| checked("member name", name))]
     name: String,
@@ -79,13 +82,21 @@ pub(super) struct Args {
     #[arg(long, env = "TIDINGS_BIND", value_name = "ADDR", default_value = "127.0.0.1:7900")]
     bind: SocketAddr,
 
-    /// The address that the others reach this member at, if it is not the one it listens on
-    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "ADDR")]
-    advertise: Option<SocketAddr>,
+    /// The address that the others reach this member at: auto, ADDR[:PORT], iface:NAME, cidr:NET or env:VAR
+    ///
+    /// auto is the address it listens on; if that is unspecified, the machine's one private address, or its one public
+    /// one. ADDR may have another port than --bind, for a port mapping. What is found among the machine's addresses
+    /// (auto, iface, cidr) is looked at again every three seconds; when it changed, everybody is told.
+    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "ADDR", default_value = "auto", verbatim_doc_comment)]
+    advertise: Advertise,
 
-    /// The address of any member of the cluster, as HOST:PORT; repeatable, or separated by commas
-    #[arg(long, env = "TIDINGS_JOIN", value_name = "ADDR", value_delimiter = ',', value_parser = seed)]
-    join: Vec<String>,
+    /// Where to find members: HOST:PORT, dns:NAME:PORT, srv:NAME, file:PATH or exec:CMD; repeatable, or with commas
+    ///
+    /// One that answers is enough. All are resolved anew on every try; one that fails is a warning. A file has one
+    /// HOST:PORT a line, # begins a comment. A command prints the same within 5 s; it runs without a shell.
+    /// Whatever follows exec: belongs to the command, commas too.
+    #[arg(long, env = "TIDINGS_JOIN", value_name = "TARGET", value_parser = targets, verbatim_doc_comment)]
+    join: Vec<Targets>,
 
     /// If nobody answers the join in time: end, go on with a warning, or do not wait at all
     #[arg(long, env = "TIDINGS_JOIN_POLICY", value_enum, default_value_t = Policy::Require)]
@@ -218,15 +229,13 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
 async fn start(args: &Args) -> Result<Registry, Failure> {
     let mut builder = Registry::builder(&args.cluster, &args.name)
         .bind(args.bind)
-        .join(args.join.iter().cloned())
+        .advertise_as(args.advertise.clone())
+        .join(args.join.iter().flat_map(|targets| targets.0.iter().cloned()))
         .join_policy(match args.join_policy {
             Policy::Require => JoinPolicy::Require(args.join_timeout),
             Policy::Warn => JoinPolicy::Warn(args.join_timeout),
             Policy::Background => JoinPolicy::Background,
         });
-    if let Some(addr) = args.advertise {
-        builder = builder.advertise(addr);
-    }
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir.clone());
     }
@@ -399,9 +408,22 @@ fn checked(what: &'static str, name: &str) -> Result<String, InstanceError> {
     check_name(what, name).map(|()| name.to_owned())
 }
 
-fn seed(text: &str) -> Result<String, String> {
-    match text.parse::<Endpoint>() {
-        Ok(endpoint) if endpoint.port != 0 => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is not HOST:PORT, such as 127.0.0.1:7900, [::1]:7900 or seed.example:7900")),
+/// The targets of one `--join`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Targets(Vec<String>);
+
+/// Commas separate targets; only a command, which has them for itself, goes to the end.
+fn targets(text: &str) -> Result<Targets, TargetError> {
+    let mut targets = Vec::new();
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let (one, more) = match text.split_once(',') {
+            Some((one, more)) if !text.starts_with("exec:") => (one, Some(more)),
+            _ => (text, None),
+        };
+        one.parse::<Target>()?;
+        targets.push(one.to_owned());
+        rest = more;
     }
+    Ok(Targets(targets))
 }

@@ -63,26 +63,11 @@ pub(crate) struct Carrier {
     stop: Option<StopReason>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
-    seeds: SeedsKnown,
     refused: Throttle,
     seal: Seal,
     rotation: Rotation,
     warned: Warned,
     pub(crate) stats: DriverStats,
-}
-
-/// Whether the node has been told where to join.
-///
-/// A node that is told of no seeds takes itself for the first. When names were given but none could be resolved
-/// yet, that is wrong: so its word that it is ready is held back until it has met somebody.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SeedsKnown {
-    /// It has, or there is nobody to join.
-    Yes,
-    /// Not one name could be resolved so far.
-    NotYet,
-    /// Likewise, and the node said that it is ready.
-    ReadyHeldBack,
 }
 
 impl Carrier {
@@ -91,7 +76,6 @@ impl Carrier {
         (socket, streams): (Arc<Socket>, Streams),
         (view, link): (View, Arc<Link>),
         answers: mpsc::UnboundedSender<Answer>,
-        seeds: SeedsKnown,
         (seal, rotation): (Seal, Rotation),
     ) -> Self {
         Self {
@@ -107,7 +91,6 @@ impl Carrier {
             next_token: 0,
             stop: None,
             members_changed: false,
-            seeds,
             refused: Throttle::default(),
             seal,
             rotation,
@@ -345,10 +328,6 @@ impl Carrier {
     /// Shows and tells events: first the view, then its watches, then the listeners, so that whoever hears of a
     /// change finds it in the view.
     fn tell(&mut self, events: &mut Vec<Event>) {
-        let me = self.node.peer().id;
-        if self.seeds != SeedsKnown::Yes {
-            self.hold_ready_back(me, events);
-        }
         let mut is_ready = false;
         for event in events.iter() {
             self.view.apply(event);
@@ -377,24 +356,7 @@ impl Carrier {
         self.link.hub.tell(services, events.drain(..));
     }
 
-    fn hold_ready_back(&mut self, me: NodeId, events: &mut Vec<Event>) {
-        let before = events.len();
-        events.retain(|event| !matches!(event, Event::Ready));
-        if events.len() < before {
-            self.seeds = SeedsKnown::ReadyHeldBack;
-        }
-        let has_met = events.iter().any(|event| matches!(event, Event::MemberUp(member) if member.peer.id != me));
-        if has_met && self.seeds == SeedsKnown::ReadyHeldBack {
-            self.seeds = SeedsKnown::Yes;
-            events.push(Event::Ready);
-        }
-    }
-
     pub(crate) fn seeds(&mut self, seeds: Vec<SocketAddr>) {
-        // While the node has not called itself ready, its own word counts again from here on.
-        if self.seeds == SeedsKnown::NotYet && !seeds.is_empty() {
-            self.seeds = SeedsKnown::Yes;
-        }
         let _ = self.hand(Input::Seeds(seeds));
     }
 

@@ -16,7 +16,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::carry::{Answer, Carrier, SeedsKnown};
+use super::advertise::{Advertise, AdvertiseError};
+use super::carry::{Answer, Carrier};
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
 use super::keys::Keyring;
@@ -26,9 +27,10 @@ use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
+use super::target::Target;
 use crate::effect::{Input, InputError, Warning};
 use crate::node::{Config, Node, Tuning};
-use crate::peer::{NodeId, Peer};
+use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Instance, Key};
 use crate::time::Time;
 use crate::view::{Reader, Status, StopReason, View};
@@ -49,6 +51,9 @@ const INBOUND_QUEUE_MAX: usize = 64;
 /// The addresses of members are written to the data directory at most this often.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the machine is asked whether the advertised address is still its own.
+const ADDRESS_EVERY: Duration = Duration::from_secs(3);
+
 /// A withdrawal that the node refuses because changes come too fast is tried again after this time.
 const WITHDRAW_AGAIN: Duration = Duration::from_millis(100);
 
@@ -62,9 +67,8 @@ pub(crate) struct Plan {
     pub(crate) name: Arc<str>,
     pub(crate) zone: Arc<str>,
     pub(crate) bind: SocketAddr,
-    /// Port 0 means the port that is bound.
-    pub(crate) advertise: Option<SocketAddr>,
-    pub(crate) join: Vec<String>,
+    pub(crate) advertise: Advertise,
+    pub(crate) join: Vec<Target>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) trust: Trust,
 }
@@ -82,6 +86,9 @@ pub enum DriveError {
     /// The address could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// There is no address to advertise.
+    #[error("cannot advertise: {0}")]
+    Advertise(#[from] AdvertiseError),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] KeptError),
@@ -312,6 +319,7 @@ enum Turn {
     Asked(Inbound),
     Answered(Answer),
     Seeds(Vec<SocketAddr>),
+    Moved(SocketAddr),
     Command(Option<Command>),
     Due,
 }
@@ -323,6 +331,7 @@ struct Driver {
     inbound: mpsc::Receiver<Inbound>,
     answers: mpsc::UnboundedReceiver<Answer>,
     seeds: mpsc::Receiver<Vec<SocketAddr>>,
+    moves: mpsc::Receiver<SocketAddr>,
     commands: mpsc::UnboundedReceiver<Command>,
     registered: Registered,
     keeper: Option<Keeper>,
@@ -344,20 +353,20 @@ impl Driver {
             cluster: plan.cluster,
             name: plan.name,
             zone: plan.zone,
-            addr: plan.advertise.map_or(local, |addr| SocketAddr::new(addr.ip(), port_or(addr.port(), local))),
+            addr: plan.advertise.resolve(local, None)?,
             id: NodeId(random()?),
             epoch: unix_ms() / 1_000,
             nonce: random()?,
             seed: random()?,
             seeds: Vec::new(),
+            must_join: false,
             remembered: Vec::new(),
             tuning: Tuning::default(),
         };
         let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
-        config.seeds = seeds::first(&plan.join, config.addr).await;
+        config.seeds = seeds::first(&plan.join).await;
         let (tell_seeds, new_seeds) = mpsc::channel(1);
-        let is_lost = !plan.join.is_empty() && config.seeds.is_empty() && !seeds::is_only(&plan.join, config.addr);
-        let known = if is_lost { SeedsKnown::NotYet } else { SeedsKnown::Yes };
+        config.must_join = !seeds::is_only(&plan.join, config.addr);
 
         let node = Node::new(config.clone(), clock.now());
         let now = clock.now();
@@ -378,7 +387,11 @@ impl Driver {
             serials: AtomicU64::new(0),
         });
         if !plan.join.is_empty() {
-            tokio::spawn(seeds::resolve(plan.join, config.addr, config.seeds, link.status(), tell_seeds));
+            tokio::spawn(seeds::resolve(plan.join, config.seeds, link.status(), tell_seeds));
+        }
+        let (tell_moves, moves) = mpsc::channel(1);
+        if plan.advertise.drifts(local) {
+            tokio::spawn(follow_address(plan.advertise, local, config.addr, tell_moves));
         }
         let (tell_answers, answers) = mpsc::unbounded_channel();
         let carrier = Carrier::new(
@@ -386,12 +399,23 @@ impl Driver {
             (Arc::clone(&socket), streams),
             (view, Arc::clone(&link)),
             tell_answers,
-            known,
             (seal, rotation),
         );
         let registered = Registered::default();
         let seeds = new_seeds;
-        Ok(Self { carrier, link, socket, inbound, answers, seeds, commands, registered, keeper, leaves_at: None })
+        Ok(Self {
+            carrier,
+            link,
+            socket,
+            inbound,
+            answers,
+            seeds,
+            moves,
+            commands,
+            registered,
+            keeper,
+            leaves_at: None,
+        })
     }
 
     /// The loop: waits for anything, then drains the socket, then does what ended the wait, and only then judges time,
@@ -425,6 +449,7 @@ impl Driver {
             Some(inbound) = self.inbound.recv() => Turn::Asked(inbound),
             Some(answer) = self.answers.recv() => Turn::Answered(answer),
             Some(seeds) = self.seeds.recv() => Turn::Seeds(seeds),
+            Some(addr) = self.moves.recv() => Turn::Moved(addr),
             command = self.commands.recv(), if has_handles => Turn::Command(command),
             () = sleep => Turn::Due,
         }
@@ -456,6 +481,10 @@ impl Driver {
             Turn::Asked(inbound) => self.carrier.asked(inbound),
             Turn::Answered(answer) => self.carrier.answered(answer),
             Turn::Seeds(seeds) => self.carrier.seeds(seeds),
+            Turn::Moved(addr) => {
+                tracing::warn!(target: NODE_LOG, "our address is {addr} now, and we tell everybody");
+                let _ = self.carrier.hand(Input::Readdress(addr));
+            }
             Turn::Command(Some(command)) => self.obey(command),
             Turn::Command(None) => return self.leaves_at.is_none().then_some(StopReason::Dropped),
         }
@@ -469,8 +498,14 @@ impl Driver {
             let _ = self.carrier.hand(Input::Wake);
         }
         self.registered.retry(now, &mut self.carrier);
-        if let Some(keeper) = self.keeper.as_mut().filter(|_| self.carrier.members_changed()) {
-            keeper.keep_at(now, &mut self.carrier);
+        if let Some(keeper) = &mut self.keeper {
+            // A larger epoch must outlive us at once: without it the next start would be older than the others know.
+            if keeper.is_older_than(self.link.peer().epoch()) {
+                keeper.keep_epoch(self.link.peer().epoch());
+            }
+            if self.carrier.members_changed() {
+                keeper.keep_at(now, &mut self.carrier);
+            }
         }
         self.leaves_at.is_some_and(|at| at <= now).then_some(StopReason::Left)
     }
@@ -524,8 +559,26 @@ impl Driver {
     }
 }
 
-fn port_or(port: u16, local: SocketAddr) -> u16 {
-    if port == 0 { local.port() } else { port }
+/// Tells every address that is not the one before. What cannot be found out changes nothing, and is said once.
+async fn follow_address(how: Advertise, bound: SocketAddr, mut known: SocketAddr, tell: mpsc::Sender<SocketAddr>) {
+    let mut said = None;
+    loop {
+        tokio::time::sleep(ADDRESS_EVERY).await;
+        match how.resolve(bound, Some(known.ip())) {
+            Ok(addr) if addr == known => said = None,
+            Ok(addr) => {
+                (known, said) = (addr, None);
+                if tell.send(addr).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if said.as_ref() != Some(&error) => {
+                tracing::warn!(target: NODE_LOG, "our address {known} is no longer found: {error}");
+                said = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 fn random() -> Result<u64, DriveError> {
@@ -626,10 +679,13 @@ impl Registered {
     }
 }
 
+/// What the data directory is to know: our epoch, and the members' addresses.
+type Known = (Epoch, Vec<(NodeId, SocketAddr)>);
+
 /// Writes the members' addresses to the data directory, off the driver's thread: a slow disk must not stall it.
 struct Keeper {
     dir: Arc<Mutex<DataDir>>,
-    tell: watch::Sender<Vec<(NodeId, SocketAddr)>>,
+    tell: watch::Sender<Known>,
     task: JoinHandle<()>,
     kept_at: Option<Time>,
 }
@@ -645,7 +701,7 @@ impl Keeper {
         (config.id, config.epoch) = (start.id, start.epoch);
         config.remembered = start.peers.iter().map(|(_, addr)| *addr).collect();
         let dir = Arc::new(Mutex::new(dir));
-        let (tell, told) = watch::channel(start.peers);
+        let (tell, told) = watch::channel((start.epoch, start.peers));
         let task = tokio::spawn(keep(Arc::clone(&dir), told));
         Ok(Self { dir, tell, task, kept_at: None })
     }
@@ -661,11 +717,19 @@ impl Keeper {
     }
 
     fn tell(&self, members: Vec<(NodeId, SocketAddr)>) {
-        self.tell.send_if_modified(|told| {
+        self.tell.send_if_modified(|(_, told)| {
             let is_new = *told != members;
             *told = members;
             is_new
         });
+    }
+
+    fn is_older_than(&self, epoch: Epoch) -> bool {
+        self.tell.borrow().0 < epoch
+    }
+
+    fn keep_epoch(&self, epoch: Epoch) {
+        self.tell.send_modify(|(told, _)| *told = epoch);
     }
 
     /// Writes what is still unwritten, within a bounded time.
@@ -687,7 +751,7 @@ impl Keeper {
 }
 
 /// Writes down every set of members that it is told, or the newest of several; tries again while that fails.
-async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Vec<(NodeId, SocketAddr)>>) {
+async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>) {
     let mut has_failed = false;
     loop {
         let more = tokio::select! {
@@ -697,9 +761,9 @@ async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Vec<(NodeId, S
         if !more {
             return;
         }
-        let members = told.borrow_and_update().clone();
+        let (epoch, members) = told.borrow_and_update().clone();
         let dir = Arc::clone(&dir);
-        let save = move || dir.lock().unwrap_or_else(PoisonError::into_inner).save(&members);
+        let save = move || dir.lock().unwrap_or_else(PoisonError::into_inner).save(epoch, &members);
         let saved = tokio::task::spawn_blocking(save).await;
         has_failed = !matches!(saved, Ok(Ok(())));
         if let Ok(Err(error)) = saved {

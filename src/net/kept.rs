@@ -104,19 +104,21 @@ impl DataDir {
         let epoch = kept.as_ref().map_or(0, |state| state.epoch.saturating_add(1)).max(now).min(EPOCH_MAX);
         let id = kept.as_ref().map_or(fresh, |state| state.id);
         let peers = kept.map_or_else(Vec::new, |state| state.peers);
-        let dir = Self { path: path.to_owned(), lock: Some(lock), id, epoch };
-        dir.save(&peers)?;
+        let mut dir = Self { path: path.to_owned(), lock: Some(lock), id, epoch };
+        dir.save(epoch, &peers)?;
         Ok((dir, Start { id, epoch, peers, set_aside }))
     }
 
-    /// Writes down the members known now, instead of those before. Does nothing once closed.
+    /// Writes down the epoch, if it is larger than the one before, and the members known now, instead of those before.
+    /// Does nothing once closed.
     ///
     /// # Errors
     /// [`KeptError::Io`]; the state kept before is still there, whole.
-    pub fn save(&self, peers: &[(NodeId, SocketAddr)]) -> Result<(), KeptError> {
+    pub fn save(&mut self, epoch: Epoch, peers: &[(NodeId, SocketAddr)]) -> Result<(), KeptError> {
         if self.lock.is_none() {
             return Ok(());
         }
+        self.epoch = self.epoch.max(epoch);
         let peers = peers[..peers.len().min(PEERS_MAX)].to_vec();
         let state = State { id: self.id, epoch: self.epoch, peers };
         let kept = Kept { format: FORMAT, checksum: state.checksum(), state };
@@ -181,14 +183,25 @@ fn read(dir: &Path) -> Result<Found, KeptError> {
         Ok(_) | Err(_) => {}
     }
     let bytes = fs::read(&path).map_err(io_error("read", &path))?;
-    let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return Ok(Found::Corrupt) };
+    parse(&bytes).map_err(|found| KeptError::NewerFormat { path, found })
+}
+
+/// What the bytes of a state file say; the error is the format of a newer version.
+fn parse(bytes: &[u8]) -> Result<Found, u64> {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(Found::Corrupt) };
     if let Some(found) = value["format"].as_u64().filter(|found| *found > u64::from(FORMAT)) {
-        return Err(KeptError::NewerFormat { path, found });
+        return Err(found);
     }
     Ok(match serde_json::from_value::<Kept>(value) {
         Ok(kept) if kept.format == FORMAT && kept.checksum == kept.state.checksum() => Found::State(kept.state),
         Ok(_) | Err(_) => Found::Corrupt,
     })
+}
+
+/// Whether the bytes are a whole state file that this version reads: for fuzzing.
+#[doc(hidden)]
+pub fn reads(bytes: &[u8]) -> bool {
+    matches!(parse(bytes), Ok(Found::State(_)))
 }
 
 /// Renames the state file to a name that nothing has yet.
@@ -215,6 +228,8 @@ fn sync_dir(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FRESH: NodeId = NodeId(7);
@@ -243,11 +258,12 @@ mod tests {
     fn saved_peers_are_there_at_the_next_start() {
         let dir = temporary();
         let peers = vec![(OTHER, "127.0.0.1:4000".parse().unwrap()), (NodeId(1), "[::1]:4001".parse().unwrap())];
-        let (first, start) = open(&dir, FRESH, NOW);
+        let (mut first, start) = open(&dir, FRESH, NOW);
         assert_eq!(start.peers, []);
-        first.save(&peers).unwrap();
+        first.save(NOW + 70, &peers).unwrap();
         drop(first);
-        assert_eq!(open(&dir, FRESH, NOW).1.peers, peers);
+        let (_second, start) = open(&dir, FRESH, NOW);
+        assert_eq!((start.peers, start.epoch), (peers, NOW + 71));
     }
 
     #[test]
@@ -300,12 +316,33 @@ mod tests {
     #[test]
     fn a_write_that_fails_leaves_the_state_before_it() {
         let dir = temporary();
-        let (first, _) = open(&dir, FRESH, NOW);
+        let (mut first, _) = open(&dir, FRESH, NOW);
         let path = dir.path().join(STATE);
         let before = fs::read(&path).unwrap();
         // A directory of that name: even root cannot write into it, unlike into a read-only one.
         fs::create_dir(dir.path().join(STATE_NEW)).unwrap();
-        assert!(matches!(first.save(&[]), Err(KeptError::Io { doing: "write", .. })));
+        assert!(matches!(first.save(NOW, &[]), Err(KeptError::Io { doing: "write", .. })));
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_do_more_than_be_corrupt(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(!reads(&bytes));
+        }
+
+        #[test]
+        fn a_state_file_with_any_byte_changed_is_not_trusted(at: proptest::sample::Index, to: u8) {
+            let state = State { id: OTHER, epoch: NOW, peers: vec![(FRESH, "127.0.0.1:4000".parse().unwrap())] };
+            let kept = Kept { format: FORMAT, checksum: state.checksum(), state };
+            let whole = serde_json::to_vec(&kept).expect("it is written");
+            prop_assert!(reads(&whole));
+            let mut changed = whole.clone();
+            let at = at.index(changed.len());
+            changed[at] = to;
+            if let Ok(Found::State(state)) = parse(&changed) {
+                prop_assert_eq!((state.id, state.epoch, state.peers.len()), (OTHER, NOW, 1));
+            }
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The live world's network: one UDP port, authenticated streams, and the loop that drives a node on them.
 
+pub mod advertise;
 mod carry;
+#[cfg(feature = "dns-join")]
+mod dns;
 pub mod driver;
 mod hub;
 pub mod kept;
@@ -11,4 +14,5 @@ pub mod seal;
 mod seeds;
 pub mod socket;
 pub mod stats;
+pub mod target;
 pub mod tls;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::driver::NODE_LOG;
+use super::target::Target;
 use crate::view::Status;
 
 /// Addresses handed to the node; of more, the first in order of family and number.
@@ -26,32 +26,31 @@ const JOINING_EVERY: Duration = Duration::from_secs(3);
 /// Names are resolved again after this time once it has joined.
 const JOINED_EVERY: Duration = Duration::from_secs(30);
 
-/// The addresses to begin with: all that can be had in [`FIRST_MAX`], without our own.
-pub(crate) async fn first(join: &[String], own: SocketAddr) -> Vec<SocketAddr> {
-    resolve_all(join, own, FIRST_MAX).await
+/// The addresses to begin with: all that can be had in [`FIRST_MAX`].
+pub(crate) async fn first(join: &[Target]) -> Vec<SocketAddr> {
+    resolve_all(join, FIRST_MAX).await
 }
 
 /// Whether everything to join is our own address: then there is nobody to wait for.
-pub(crate) fn is_only(join: &[String], own: SocketAddr) -> bool {
-    join.iter().all(|target| target.parse() == Ok(own))
+pub(crate) fn is_only(join: &[Target], own: SocketAddr) -> bool {
+    join.iter().all(|target| target.fixed() == Some(own))
 }
 
 /// Resolves again and again, and tells every set of addresses that differs from the one before. A name that cannot be
 /// resolved costs a warning, and never the addresses of the others.
 pub(crate) async fn resolve(
-    join: Vec<String>,
-    own: SocketAddr,
+    join: Vec<Target>,
     mut known: Vec<SocketAddr>,
     mut status: watch::Receiver<Status>,
     tell: mpsc::Sender<Vec<SocketAddr>>,
 ) {
-    if join.iter().all(|target| target.parse::<SocketAddr>().is_ok()) {
+    if join.iter().all(|target| target.fixed().is_some()) {
         return;
     }
     loop {
         let every = if *status.borrow_and_update() == Status::Joining { JOINING_EVERY } else { JOINED_EVERY };
         sleep(every).await;
-        let found = resolve_all(&join, own, NAME_MAX).await;
+        let found = resolve_all(&join, NAME_MAX).await;
         // A name server that is down for a while must not make us forget where to join.
         if found.is_empty() || found == known {
             continue;
@@ -63,15 +62,15 @@ pub(crate) async fn resolve(
     }
 }
 
-async fn resolve_all(join: &[String], own: SocketAddr, each_max: Duration) -> Vec<SocketAddr> {
+async fn resolve_all(join: &[Target], each_max: Duration) -> Vec<SocketAddr> {
     let mut found = BTreeSet::new();
     let mut under_way = tokio::task::JoinSet::new();
     for target in join {
         let target = target.clone();
         under_way.spawn(async move {
-            match timeout(each_max, lookup_host(&target)).await {
-                Ok(Ok(addrs)) => addrs.collect(),
-                Ok(Err(error)) => no_addresses(&target, &error.to_string()),
+            match timeout(each_max, target.resolve()).await {
+                Ok(Ok(addrs)) => addrs,
+                Ok(Err(cause)) => no_addresses(&target, &cause),
                 Err(_) => no_addresses(&target, "no answer in time"),
             }
         });
@@ -79,11 +78,11 @@ async fn resolve_all(join: &[String], own: SocketAddr, each_max: Duration) -> Ve
     while let Some(addrs) = under_way.join_next().await {
         found.extend(addrs.unwrap_or_default());
     }
-    found.into_iter().filter(|addr| *addr != own).take(SEED_ADDRS_MAX).collect()
+    found.into_iter().take(SEED_ADDRS_MAX).collect()
 }
 
-fn no_addresses(target: &str, cause: &str) -> Vec<SocketAddr> {
-    tracing::warn!(target: NODE_LOG, "cannot resolve {target:?}: {cause}");
+fn no_addresses(target: &Target, cause: &str) -> Vec<SocketAddr> {
+    tracing::warn!(target: NODE_LOG, "cannot resolve {target}: {cause}");
     Vec::new()
 }
 
@@ -91,20 +90,22 @@ fn no_addresses(target: &str, cause: &str) -> Vec<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn own() -> SocketAddr {
-        "127.0.0.1:7000".parse().unwrap()
+    fn targets(texts: &[&str]) -> Vec<Target> {
+        texts.iter().map(|text| text.parse().expect("a target")).collect()
     }
 
     #[tokio::test]
-    async fn a_name_that_fails_costs_no_other_address_and_our_own_is_left_out() {
-        let join = ["127.0.0.1:7001", "no-such-host.invalid:7002", "[::1]:7003", "127.0.0.1:7000"];
-        let found = first(&join.map(String::from), own()).await;
+    async fn a_target_that_fails_costs_no_other_address() {
+        let join =
+            targets(&["127.0.0.1:7001", "no-such-host.invalid:7002", "file:/no/such/file", "exec:false", "[::1]:7003"]);
+        let found = first(&join).await;
         assert_eq!(found, ["127.0.0.1:7001".parse().unwrap(), "[::1]:7003".parse().unwrap()]);
     }
 
     #[test]
     fn a_member_told_to_join_itself_has_nobody_to_wait_for() {
-        assert!(is_only(&["127.0.0.1:7000".into()], own()));
-        assert!(!is_only(&["127.0.0.1:7000".into(), "seed.invalid:7000".into()], own()));
+        let own = "127.0.0.1:7000".parse().unwrap();
+        assert!(is_only(&targets(&["127.0.0.1:7000"]), own));
+        assert!(!is_only(&targets(&["127.0.0.1:7000", "seed.invalid:7000"]), own));
     }
 }

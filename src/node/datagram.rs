@@ -91,7 +91,7 @@ impl Node {
         let mut result = Ok(());
         for section in Sections::new(body) {
             let taken = match section {
-                Ok(section) => self.on_section(now, sender, section, out),
+                Ok(section) => self.on_section(now, from, sender, section, out),
                 Err(error) => Err(self.malformed(error)),
             };
             result = result.and(taken);
@@ -99,12 +99,23 @@ impl Node {
         result
     }
 
-    fn on_section(&mut self, now: Time, sender: Peer, section: Section, out: &mut Outbox) -> Result<(), InputError> {
+    fn on_section(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        sender: Peer,
+        section: Section,
+        out: &mut Outbox,
+    ) -> Result<(), InputError> {
         match section {
-            Section::Swim(section) => self.on_swim(now, sender, section, out),
+            Section::Swim(section) => self.on_swim(now, from, sender, section, out),
             Section::Rumors { until, records } => {
                 self.counters.rumors_received += records.len() as u64;
                 for record in records {
+                    if self.is_too_fast(now, &record) {
+                        self.counters.changes_limited += 1;
+                        continue;
+                    }
                     self.take_record(now, record, Some(until), Some(sender), out);
                 }
                 Ok(())
@@ -120,16 +131,32 @@ impl Node {
         }
     }
 
-    fn on_swim(&mut self, now: Time, sender: Peer, section: SwimSection, out: &mut Outbox) -> Result<(), InputError> {
+    fn on_swim(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        sender: Peer,
+        section: SwimSection,
+        out: &mut Outbox,
+    ) -> Result<(), InputError> {
         let generation = Generation::new(sender.epoch(), section.src_bump);
-        let src = Peer { generation, ..sender };
+        let mut src = Peer { generation, ..sender };
+        if generation > sender.generation {
+            // A new life, perhaps at another address, which only its own word tells.
+            self.contacts.ask(from, now, &mut self.rng);
+            if !self.roster.get(sender.id).is_some_and(|entry| entry.state.is_present()) {
+                return Ok(());
+            }
+            src = sender;
+        }
         let roster = &self.roster;
         // What is buried stays buried, and a start that we know to be over is no news.
         let accepts = |update: &crate::wire::SwimUpdate| {
             let is_over = roster
                 .get(update.peer.id)
                 .is_some_and(|entry| update.peer.epoch() < entry.peer.epoch() || entry.state == MemberState::Left);
-            !is_over && !roster.is_buried(update.peer.id, update.peer.generation)
+            let has_room = roster.get(update.peer.id).is_some() || roster.has_room();
+            !is_over && has_room && !roster.is_buried(update.peer.id, update.peer.generation)
         };
         self.swim.receive(now, src, section, accepts).map_err(|error| self.swim_error(error))?;
         self.heed_swim(now, out);
@@ -183,7 +210,7 @@ impl Node {
             return Err(InputError::NotAccepted("our own"));
         }
         let rival = Peer { addr: from, generation: Generation::first(header.epoch), nonce: header.nonce, ..me };
-        self.meet_rival(&rival, out);
+        self.meet_rival(now, &rival, true, out);
         self.warn(now, from, Warning::Cloned { id: me.id, addr: from }, out);
         Err(InputError::NotAccepted("another start of our own id"))
     }

@@ -11,7 +11,7 @@ use rand::RngExt;
 use super::Node;
 use super::records::Taken;
 use crate::effect::{InputError, Outbox, Reply, Request, StreamFailure};
-use crate::peer::{MemberState, NodeId, Peer};
+use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::sync::{DELTA_BYTES_MAX, GAP_MAX, ROUNDS_MAX, Step, delta_bytes, exchange};
 use crate::time::Time;
@@ -241,7 +241,7 @@ impl Node {
                 for delta in own {
                     self.take_delta(now, delta, Some(self.roster.position()), asker, out);
                 }
-                self.page(after)
+                self.page(&asker, after)
             }
             Ask::Compare { asker, salt, sums, members } => {
                 self.greet(now, from, asker, out);
@@ -268,9 +268,10 @@ impl Node {
         }
     }
 
-    fn page(&self, after: Option<NodeId>) -> Answer {
+    fn page(&self, asker: &Peer, after: Option<NodeId>) -> Answer {
         let (teller, is_ready) = (self.peer(), self.is_ready);
-        let members = if after.is_none() { self.listing() } else { Vec::new() };
+        let mut members = if after.is_none() { self.listing() } else { Vec::new() };
+        members.extend(self.later_start(asker).map(|peer| Listed { peer, state: ListedState::Present }));
         let mut deltas: Vec<Delta> = Vec::new();
         let mut room = DELTA_BYTES_MAX;
         let mut last = None;
@@ -285,6 +286,20 @@ impl Node {
             last = Some(owner.id);
         }
         Answer::Pulled { teller, is_ready, members, deltas, after: None }
+    }
+
+    /// A later start of whoever asks than the one that asks: it is not let in, and must hear why.
+    fn later_start(&self, asker: &Peer) -> Option<Peer> {
+        let known = self.roster.get(asker.id).map(|entry| entry.peer).filter(|peer| peer.epoch() > asker.epoch());
+        // A goodbye ends its whole epoch.
+        let buried =
+            self.roster.grave(asker.id).filter(|grave| grave.bump() == u16::MAX || grave.epoch() > asker.epoch());
+        let buried = buried.filter(|grave| grave.epoch() >= asker.epoch()).map(|grave| Peer {
+            generation: Generation::first(grave.epoch()),
+            nonce: u64::MAX,
+            ..*asker
+        });
+        known.into_iter().chain(buried).max_by_key(Peer::rank)
     }
 
     fn listing(&self) -> Vec<Listed> {

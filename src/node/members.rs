@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{DOWN_KEPT, FAREWELLS, Node};
+use super::{DOWN_KEPT, EPOCHS_TAKEN_MAX, FAREWELLS, Node, RIVAL_ANSWERS_IN};
 use crate::effect::{Event, Fatal, GoneReason, InputError, Outbox, Warning};
-use crate::peer::{Generation, Member, MemberState, NodeId, Peer};
+use crate::peer::{EPOCH_MAX, Epoch, Generation, Member, MemberState, NodeId, Peer};
 use crate::record::{Content, Key, MemberRecord, Owner};
 use crate::swim::{Note, undead_notice};
 use crate::time::Time;
@@ -31,7 +31,7 @@ impl Node {
                         self.counters.renewals += 1;
                         self.state_self(now, false, out);
                     }
-                    Note::Outranked(rival) => self.meet_rival(&rival, out),
+                    Note::Outranked(rival) => self.meet_rival(now, &rival, false, out),
                     Note::WornOut => {
                         let renewals = self.peer().generation.bump();
                         self.fail(Fatal::WornOut { renewals }, out);
@@ -78,7 +78,7 @@ impl Node {
     /// Lets a member in that we heard of; `is_proven` if it answered us itself, at its address.
     pub(super) fn introduce(&mut self, now: Time, peer: Peer, is_proven: bool, out: &mut Outbox) {
         if peer.id == self.config.id {
-            self.meet_rival(&peer, out);
+            self.meet_rival(now, &peer, is_proven, out);
             return;
         }
         if self.is_over(now, &peer, is_proven, out) {
@@ -90,7 +90,7 @@ impl Node {
             return;
         }
         if known.is_none() && !self.roster.has_room() {
-            self.counters.records_limited += 1;
+            self.counters.members_limited += 1;
             return;
         }
         if let Err(error) = self.swim.introduce(now, peer) {
@@ -122,13 +122,17 @@ impl Node {
 
     /// Two members cannot live at one address: who answers there evicts the others; hearsay makes us ask.
     fn settle_address(&mut self, now: Time, peer: &Peer, is_proven: bool, out: &mut Outbox) {
-        let others: Vec<_> = self.roster.at(peer.addr).filter(|id| *id != peer.id).collect();
-        for id in others {
-            if is_proven {
-                self.evict(now, id, out);
-            } else if self.roster.get(id).is_some_and(|entry| entry.state.is_present()) {
+        if !is_proven {
+            // Not a walk over all of them: hearsay may put thousands at one address.
+            let mut others = self.roster.at(peer.addr).filter(|id| *id != peer.id);
+            if others.any(|id| self.roster.get(id).is_some_and(|entry| entry.state.is_present())) {
                 self.contacts.ask_now(peer.addr, now, &mut self.rng);
             }
+            return;
+        }
+        let others: Vec<_> = self.roster.at(peer.addr).filter(|id| *id != peer.id).collect();
+        for id in others {
+            self.evict(now, id, out);
         }
     }
 
@@ -201,7 +205,9 @@ impl Node {
         self.roster.bury(id, Generation::new(peer.epoch(), u16::MAX), now);
         let shown = self.restate(id, MemberState::Left);
         self.drop_records(id, GoneReason::OwnerLeft, out);
-        self.roster.put(peer, MemberState::Left, now);
+        if self.roster.get(id).is_some() || self.roster.has_room() {
+            self.roster.put(peer, MemberState::Left, now);
+        }
         self.contacts.forget(peer.addr);
         if let Err(error) = self.swim.dismiss(now, peer) {
             self.swim_error(error);
@@ -253,12 +259,78 @@ impl Node {
         }
     }
 
-    /// Another start of our own id: whoever has the lesser claim stops.
-    pub(super) fn meet_rival(&mut self, rival: &Peer, out: &mut Outbox) {
+    /// Another start of our own id. If both live, whoever has the lesser claim stops. Hearsay is no proof of that: it
+    /// may be an earlier start of ours with a larger epoch, because our data directory is an old copy or the clock went
+    /// back. Only its address can tell.
+    pub(super) fn meet_rival(&mut self, now: Time, rival: &Peer, is_proven: bool, out: &mut Outbox) {
         let me = self.peer();
-        if rival.nonce != me.nonce && (rival.epoch(), rival.nonce) > (me.epoch(), me.nonce) {
-            self.fail(Fatal::Cloned { id: me.id, addr: rival.addr }, out);
+        if rival.nonce == me.nonce || (rival.epoch(), rival.nonce) <= (me.epoch(), me.nonce) {
+            return;
         }
+        let may_outlive = rival.epoch() < EPOCH_MAX && self.epochs_taken < EPOCHS_TAKEN_MAX;
+        if is_proven || !may_outlive {
+            self.fail(Fatal::Cloned { id: me.id, addr: rival.addr }, out);
+        } else if rival.addr == me.addr {
+            // We are the proof that nobody else lives there.
+            self.take_epoch(now, rival.epoch(), out);
+        } else if self.rival.is_none_or(|(_, known)| known.rank() < rival.rank()) {
+            let until = self.rival.map_or(now + RIVAL_ANSWERS_IN, |(until, _)| until);
+            self.rival = Some((until, *rival));
+            self.contacts.ask(rival.addr, now, &mut self.rng);
+        }
+    }
+
+    /// A later start of our id that does not answer where it is said to live is over.
+    pub(super) fn outlive_rival(&mut self, now: Time, out: &mut Outbox) {
+        if let Some((_, rival)) = self.rival.take_if(|(until, _)| *until <= now) {
+            let me = self.peer();
+            if (rival.epoch(), rival.nonce) > (me.epoch(), me.nonce) {
+                self.take_epoch(now, rival.epoch(), out);
+            }
+        }
+    }
+
+    /// Goes on as a later start than `known`: what we state is stated anew.
+    fn take_epoch(&mut self, now: Time, known: Epoch, out: &mut Outbox) {
+        let generation = Generation::first(known + 1);
+        let me = Peer { generation, ..self.peer() };
+        if let Err(error) = self.swim.rename(now, me) {
+            self.swim_error(error);
+            return;
+        }
+        self.epochs_taken += 1;
+        self.counters.epochs_taken += 1;
+        out.events.push(Event::Warning(Warning::OlderThanPeers { known, taken: me.epoch() }));
+        self.state_all_anew(now, out);
+    }
+
+    /// The others reach us at `addr` from now on: a new life there, with the same records.
+    pub(super) fn readdress(&mut self, now: Time, addr: SocketAddr, out: &mut Outbox) -> Result<(), InputError> {
+        if self.has_left {
+            return Err(InputError::HasLeft);
+        }
+        let me = self.peer();
+        if me.addr == addr {
+            return Ok(());
+        }
+        // Who is believed to live there is wrong about it, or moved too.
+        for id in self.roster.at(addr).collect::<Vec<_>>() {
+            self.evict(now, id, out);
+        }
+        self.config.addr = addr;
+        self.contacts.moved(me.addr, addr);
+        self.counters.readdresses += 1;
+        let Some(generation) = me.generation.renewed() else {
+            // Every life of this start is used up.
+            let generation = Generation::first(me.epoch() + 1);
+            self.swim.rename(now, Peer { addr, generation, ..me }).map_err(|error| self.swim_error(error))?;
+            self.state_all_anew(now, out);
+            return Ok(());
+        };
+        self.swim.rename(now, Peer { addr, generation, ..me }).map_err(|error| self.swim_error(error))?;
+        self.state_self(now, false, out);
+        self.flush(now, out);
+        Ok(())
     }
 
     /// A member that lives has our name. Whoever joins a cluster in which it is taken stops; two that were here before
@@ -409,6 +481,22 @@ impl Node {
         self.has_left = true;
         self.farewells = FAREWELLS.iter().map(|after| now + *after).collect();
         Ok(())
+    }
+
+    /// States everything again, as the records of a new epoch. The program knows of them: nothing changed for it.
+    fn state_all_anew(&mut self, now: Time, out: &mut Outbox) {
+        let id = self.config.id;
+        let kept: Vec<_> = self.table.live_bodies(id).filter(|(key, _)| !key.is_member()).collect();
+        self.table.remove(id);
+        let owner = self.owner();
+        self.table.begin(owner);
+        self.table.set_counted(id, true);
+        self.own_version = 0;
+        self.state_self(now, false, out);
+        for (key, bytes) in kept {
+            self.restate_record(now, key, Body::Live(bytes));
+        }
+        self.flush(now, out);
     }
 
     pub(super) fn repeat_farewell(&mut self, now: Time) {

@@ -6,6 +6,8 @@
 mod datagram;
 pub mod exchange;
 mod members;
+#[cfg(test)]
+mod pressed;
 mod records;
 
 use std::collections::BTreeMap;
@@ -39,13 +41,20 @@ pub const LIMBO_MAX: usize = 1_024;
 /// Bytes of records that wait in limbo.
 pub const LIMBO_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Goodbyes that are being passed on at once; further ones are dropped, counted, and left to anti-entropy.
-pub const GOODBYES_MAX: usize = 4_096;
-
 /// Changes of its own records that a member may make in a second, and at once.
 pub const OWN_CHANGES_PER_SECOND: u32 = 1_000;
 /// See [`OWN_CHANGES_PER_SECOND`].
 pub const OWN_CHANGES_AT_ONCE: u32 = 20_000;
+
+/// Changes of one other member's records that are taken in from its news in a second, and at once: twice what it may
+/// make, for they may come in heaps. What is above is dropped and counted; anti-entropy brings the last state.
+pub const CHANGES_PER_SECOND: u32 = 2 * OWN_CHANGES_PER_SECOND;
+/// See [`CHANGES_PER_SECOND`].
+pub const CHANGES_AT_ONCE: u32 = 2 * OWN_CHANGES_AT_ONCE;
+
+/// Goodbyes remembered at once for passing them on; further ones of members that are not known here are dropped and
+/// counted.
+pub const GOODBYES_MAX: usize = 4_096;
 
 /// Hellos answered in a second; further ones are not answered and counted.
 pub const HELLOS_PER_SECOND: u32 = 2_000;
@@ -77,6 +86,13 @@ const SEED_ROUNDS: u32 = 4;
 /// After how many rounds without an answer an operator is told.
 const ROUNDS_WARNED: u32 = 6;
 
+/// How long we wait for an answer from where another start of our id is said to live, before we take it to be over.
+const RIVAL_ANSWERS_IN: Duration = Duration::from_secs(3);
+
+/// How often one start takes a larger epoch, because others know a later start of its id. Beyond, that other start is
+/// taken to be alive: two that outbid each other for ever would be worse than one that stops.
+pub const EPOCHS_TAKEN_MAX: u32 = 4;
+
 /// When a goodbye is said again.
 const FAREWELLS: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(110)];
 
@@ -101,6 +117,9 @@ pub struct Config {
     pub seed: u64,
     /// The addresses to join through.
     pub seeds: Vec<SocketAddr>,
+    /// Whether there is somebody to join, even if `seeds` is empty because no name could be resolved yet: then the
+    /// node never calls itself the first, unless it is itself one of the seeds.
+    pub must_join: bool,
     /// Addresses of members known before this start; tried like seeds, but nobody waits for them.
     pub remembered: Vec<SocketAddr>,
     /// What of the protocol may be set.
@@ -131,6 +150,12 @@ pub struct QueueLengths {
     pub contacts: usize,
     /// Records in limbo; at most [`LIMBO_MAX`].
     pub limbo: usize,
+    /// Goodbyes remembered; at most [`GOODBYES_MAX`], and those of the members known here.
+    pub goodbyes: usize,
+    /// Members that are gone for good; at most [`roster::GRAVES_MAX`].
+    pub graves: usize,
+    /// Members known, whatever their state; at most [`roster::MEMBERS_MAX`].
+    pub members: usize,
     /// Questions under way; at most [`exchange::CONVERSATIONS_MAX`].
     pub conversations: usize,
     /// foca's timers.
@@ -179,6 +204,8 @@ pub struct Node {
     limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
+    /// How fast the others may change their records.
+    changes: BTreeMap<NodeId, Allowance>,
     conversations: BTreeMap<u64, Conversation>,
     /// Whether we have yet to pull everything from somebody, and not before when.
     needs_pull: bool,
@@ -194,6 +221,9 @@ pub struct Node {
     housekeeping_at: Time,
     farewells: Vec<Time>,
     has_warned: bool,
+    /// A later start of our id that we heard of, and until when it may answer.
+    rival: Option<(Time, Peer)>,
+    epochs_taken: u32,
     counters: Counters,
 }
 
@@ -245,6 +275,7 @@ impl Node {
             warned: Warned::default(),
             limbo: records::Limbo::default(),
             goodbyes: BTreeMap::new(),
+            changes: BTreeMap::new(),
             conversations: BTreeMap::new(),
             needs_pull: true,
             pull_at: now,
@@ -257,6 +288,8 @@ impl Node {
             housekeeping_at: now + HOUSEKEEPING_EVERY,
             farewells: Vec::new(),
             has_warned: false,
+            rival: None,
+            epochs_taken: 0,
             counters: Counters::default(),
             config,
         }
@@ -283,6 +316,7 @@ impl Node {
                 self.contacts.set_seeds(seeds, now);
                 Ok(())
             }
+            Input::Readdress(addr) => self.readdress(now, addr, out),
             Input::Leave => self.leave(now, out),
         };
         let settled = self.settle(now, out);
@@ -323,6 +357,7 @@ impl Node {
         counters.updates_dropped += self.swim.updates_dropped;
         counters.renewals_limited += self.swim.renewals_limited;
         counters.contacts_limited += self.contacts.limited;
+        counters.graves_limited += self.roster.graves_limited;
         counters
     }
 
@@ -375,6 +410,9 @@ impl Node {
             contacts: self.contacts.asked_len(),
             repeats: self.rumors.waiting_len(),
             limbo: self.limbo.len,
+            goodbyes: self.goodbyes.len(),
+            graves: self.roster.graves_len(),
+            members: self.roster.iter().count(),
             conversations: self.conversations.len(),
             timers: self.swim.timers_len(),
             updates: self.swim.backlog(),
@@ -452,7 +490,10 @@ impl Node {
         self.roster.clear_graves(now);
         self.goodbyes.retain(|_, (since, _)| now.since(*since) <= LIMBO_KEPT);
         self.clear_limbo(now);
+        let roster = &self.roster;
+        self.changes.retain(|id, _| roster.get(*id).is_some());
         self.reap(now, out);
+        self.outlive_rival(now, out);
         self.swim.resize(self.roster.present_len() + 1);
         if let Some(shown) = &self.shown {
             shown.evidence.note(now);
@@ -467,8 +508,11 @@ impl Node {
         }
         let seeds = self.contacts.seeds().count();
         let is_seed = self.contacts.is_seed();
-        let has_looked = !self.contacts.has_remembered() || now.since(self.started) >= LOOK_AROUND;
-        let is_first = if seeds == 0 { has_looked } else { is_seed && self.contacts.rounds > SEED_ROUNDS };
+        let may_be_first = is_seed || !self.config.must_join;
+        let looks_around = self.contacts.has_remembered() || self.config.must_join;
+        let has_looked = !looks_around || now.since(self.started) >= LOOK_AROUND;
+        let is_first =
+            if seeds == 0 { may_be_first && has_looked } else { is_seed && self.contacts.rounds > SEED_ROUNDS };
         if is_first {
             self.needs_pull = false;
             self.become_joined(out);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{GOODBYES_MAX, LIMBO_BYTES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
+use super::{Allowance, GOODBYES_MAX, LIMBO_BYTES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
 use crate::effect::{Event, GoneReason, InputError, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Content, Instance, Key, Owner};
@@ -25,6 +25,7 @@ pub(super) enum Taken {
 impl Node {
     pub(super) fn register(&mut self, now: Time, instance: &Arc<Instance>, out: &mut Outbox) -> Result<(), InputError> {
         if instance.id.is_member() {
+            // That key is the member's own record, which everything else rests on.
             return Err(InputError::NotAccepted("an instance without an id"));
         }
         self.check_may_change(now)?;
@@ -70,13 +71,25 @@ impl Node {
     /// A change of one of our own records: the next version, for everybody.
     pub(super) fn change(&mut self, now: Time, key: Key, body: Body, out: &mut Outbox) {
         self.counters.own_changes += 1;
+        let (record, merge) = self.next_record(now, key, body);
+        self.tell(&record, merge, out);
+        let until = self.roster.position();
+        self.learn(now, &record, Some(until));
+    }
+
+    /// Says again, for everybody, what the program knows already.
+    pub(super) fn restate_record(&mut self, now: Time, key: Key, body: Body) {
+        let (record, _) = self.next_record(now, key, body);
+        let until = self.roster.position();
+        self.learn(now, &record, Some(until));
+    }
+
+    fn next_record(&mut self, now: Time, key: Key, body: Body) -> (Record, Merge) {
         self.own_version += 1;
         let record = Record { owner: self.owner(), key, version: self.own_version, body };
         let merge = self.table.merge(&record, now);
         debug_assert!(matches!(merge, Merge::New { .. }), "room was made, and the version is the next");
-        self.tell(&record, merge, out);
-        let until = self.roster.position();
-        self.learn(now, &record, Some(until));
+        (record, merge)
     }
 
     fn learn(&mut self, now: Time, record: &Record, until: Option<u64>) {
@@ -130,6 +143,22 @@ impl Node {
         }
     }
 
+    /// Whether a member changes its records faster than anybody may: its news is then dropped.
+    pub(super) fn is_too_fast(&mut self, now: Time, record: &Record) -> bool {
+        let owner = record.owner;
+        let is_news = owner.id != self.config.id
+            && self.roster.get(owner.id).is_some()
+            && record.version > self.table.version(owner, &record.key);
+        if !is_news {
+            return false;
+        }
+        let allowance = self
+            .changes
+            .entry(owner.id)
+            .or_insert_with(|| Allowance::new(super::CHANGES_PER_SECOND, super::CHANGES_AT_ONCE, now));
+        !allowance.take(now)
+    }
+
     /// A record that says to be ours: an echo, another start of our id, or what a copy of our data directory stated
     /// in a start of the same second: then our own statement, made anew, replaces it everywhere.
     fn take_own(&mut self, now: Time, record: &Record, out: &mut Outbox) {
@@ -140,7 +169,7 @@ impl Node {
         }
         if let Some(said) = member_statement(record) {
             let rival = Peer { id: me.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
-            self.meet_rival(&rival, out);
+            self.meet_rival(now, &rival, false, out);
         }
         if record.owner != self.owner() || self.has_left {
             return;
@@ -170,9 +199,12 @@ impl Node {
             self.hear_again(&record, until);
             return Taken::Known;
         }
+        if self.goodbyes.len() >= GOODBYES_MAX && self.roster.get(record.owner.id).is_none() {
+            self.counters.goodbyes_limited += 1;
+            return Taken::Dropped;
+        }
         let Some(said) = member_statement(&record) else { return Taken::Dropped };
-        let has_room = self.goodbyes.len() < GOODBYES_MAX
-            && (self.roster.get(record.owner.id).is_some() || self.roster.has_room());
+        let has_room = self.roster.get(record.owner.id).is_some() || self.roster.has_room();
         if said.generation.epoch() != record.owner.epoch || !has_room {
             self.counters.records_limited += 1;
             return Taken::Dropped;

@@ -39,6 +39,7 @@ fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
         nonce: epoch << 32 | u64::from(n) << 8 | 7,
         seed: u64::from(n),
         seeds: seeds.iter().map(|n| addr(*n)).collect(),
+        must_join: false,
         remembered: Vec::new(),
         tuning: Tuning::default(),
     }

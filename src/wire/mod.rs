@@ -298,3 +298,21 @@ pub(crate) mod foca_codec {
         }
     }
 }
+
+/// For fuzzing: reads bytes as a datagram, as the content of a record, and as a question and an answer. True if any of
+/// them could be read.
+#[doc(hidden)]
+pub fn reads(bytes: &[u8]) -> bool {
+    let datagram = Header::read(bytes).is_ok_and(|(_, body)| Sections::new(body).all(|section| section.is_ok()));
+    let content = [crate::record::Key::member(), "k".into()].iter().any(|key| decode_content(key, bytes).is_ok());
+    let frame = decode_ask(bytes).is_ok() || decode_answer(bytes).is_ok();
+    datagram || content || frame
+}
+
+/// For fuzzing: a gossip datagram of `sender` in the cluster `cluster`, with these bytes as its body.
+#[doc(hidden)]
+pub fn dress(cluster: &str, sender: &crate::peer::Peer, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag(cluster), sender, 1)).finish();
+    bytes.extend_from_slice(body);
+    bytes
+}

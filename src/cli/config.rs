@@ -1,0 +1,564 @@
+//! Settings and where each value comes from: a flag wins over its environment variable, that over the configuration
+//! file, that over the default.
+//!
+//! The arguments of `tidings node` are the one table of settings. A flag `--data-dir` is `TIDINGS_DATA_DIR` in the
+//! environment and `data_dir` in the file; a new setting is one field there, and nothing here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::exit::{Exit, Failure};
+use super::{keys, spec};
+
+/// The most bytes of a configuration file that are read.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The variable that names the file, if `--config` does not.
+const FILE_ENV: &str = "TIDINGS_CONFIG";
+
+/// Names that are this far from a known one are taken for a slip of the keys.
+const SLIP_MAX: usize = 3;
+
+const EXAMPLES: &str = "\
+The file is searched at --config, $TIDINGS_CONFIG, ./tidings.toml, $XDG_CONFIG_HOME/tidings/tidings.toml
+(~/.config/tidings/tidings.toml) and /etc/tidings/tidings.toml; the first that is there is the one.
+
+Example:
+  cluster = \"demo\"
+  name = \"a\"
+  bind = \"127.0.0.1:7900\"
+  join = [\"127.0.0.1:7901\", \"dns:seeds.example:7900\"]
+
+  [[service]]
+  name = \"web\"
+  addr = \"127.0.0.1:8080\"
+  tag = [\"v1\"]
+  meta = { owner = \"me\" }";
+
+/// Look at settings: is the file right, and which value comes from where.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Read the file, and name everything that is wrong with it
+    Check {
+        #[command(flatten)]
+        file: FileArg,
+    },
+    /// Print every setting with its value
+    Show {
+        #[command(flatten)]
+        file: FileArg,
+        /// Also print where each value comes from
+        #[arg(long)]
+        origin: bool,
+        /// Options of `tidings node` to take into account, after `--`
+        #[arg(last = true, value_name = "OPTION")]
+        options: Vec<OsString>,
+    },
+}
+
+/// Which file.
+#[derive(Debug, clap::Args)]
+pub(super) struct FileArg {
+    /// The configuration file; `tidings config --help` says where it is searched otherwise
+    #[arg(long, env = FILE_ENV, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What is wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("{}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{}: longer than {FILE_BYTES_MAX} bytes", path.display())]
+    TooLarge { path: PathBuf },
+    #[error("{place}: {message}")]
+    Syntax { place: String, message: String },
+    #[error("{place}: unknown key {key:?}{hint}")]
+    UnknownKey { place: String, key: String, hint: String },
+    #[error("{place}: {key} is {expected}, not {found}")]
+    Type { place: String, key: String, expected: &'static str, found: &'static str },
+    #[error("{place}: {key}: {message}")]
+    Value { place: String, key: String, message: String },
+}
+
+/// The values of a configuration file, by the id of their argument, each with its line.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    path: PathBuf,
+    values: BTreeMap<String, (Vec<String>, usize)>,
+}
+
+/// Reads the arguments, with the configuration file's values as the defaults of those that have none.
+///
+/// # Errors
+/// What is wrong with the file. What is wrong with the arguments ends the process, as clap does it.
+pub(super) fn parse(mut command: Command, arguments: &[OsString]) -> Result<ArgMatches, Failure> {
+    let is_node = arguments.get(1).is_some_and(|first| first == "node");
+    let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
+    if is_node && !asks_for_help {
+        let settings = settings(&command);
+        if let Some(path) = find(asked_for(arguments))? {
+            let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
+            for (id, (values, _)) in file.values {
+                let is_global = command.get_arguments().any(|argument| *argument.get_id() == id);
+                let put = move |argument: Arg| with_default(argument, values);
+                command = if is_global {
+                    command.mut_arg(id, put)
+                } else {
+                    command.mut_subcommand("node", |node| node.mut_arg(id, put))
+                };
+            }
+        }
+    }
+    Ok(command.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit()))
+}
+
+/// Runs `tidings config ...`; gives what to print.
+///
+/// # Errors
+/// What is wrong with the file or the options.
+pub(super) fn run(args: &Args, command: &Command) -> Result<String, Failure> {
+    let settings = settings(command);
+    match &args.command {
+        What::Check { file } => {
+            let Some(path) = find(file.config.clone())? else {
+                return Ok("there is no configuration file, and none is needed\n".to_owned());
+            };
+            let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
+            Ok(format!("{}: {} settings, nothing wrong\n", path.display(), file.values.len()))
+        }
+        What::Show { file, origin, options } => {
+            let file = match find(file.config.clone())? {
+                Some(path) => read(&path, &settings).map_err(|errors| failure(&errors))?,
+                None => File::default(),
+            };
+            show(&settings, &file, options, *origin)
+        }
+    }
+}
+
+/// Every setting: the arguments of `tidings node`, and those of all commands.
+fn settings(command: &Command) -> Vec<Arg> {
+    let node = command.find_subcommand("node").expect("there is such a command");
+    let all = node.get_arguments().chain(command.get_arguments());
+    // Where the file is cannot stand in the file.
+    let is_setting = |argument: &&Arg| {
+        let is_asking = matches!(
+            argument.get_action(),
+            ArgAction::Help | ArgAction::HelpLong | ArgAction::HelpShort | ArgAction::Version
+        );
+        argument.get_long().is_some_and(|long| long != "config") && !is_asking
+    };
+    all.filter(is_setting).cloned().collect()
+}
+
+/// The name of a setting in the file.
+fn key(setting: &Arg) -> String {
+    setting.get_long().expect("only arguments with a long name are settings").replace('-', "_")
+}
+
+fn is_list(setting: &Arg) -> bool {
+    matches!(setting.get_action(), ArgAction::Append)
+}
+
+fn is_switch(setting: &Arg) -> bool {
+    matches!(setting.get_action(), ArgAction::SetTrue)
+}
+
+/// Secrets are told to clap by `hide_env_values`: what must not be in the help must not be anywhere.
+fn is_secret(setting: &Arg) -> bool {
+    setting.is_hide_env_values_set()
+}
+
+fn with_default(setting: Arg, values: Vec<String>) -> Arg {
+    setting.required(false).default_values(values)
+}
+
+/// The file that the arguments name. Read by hand, because clap reads arguments once, and needs the file for it.
+fn asked_for(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut left = arguments.iter().take_while(|argument| *argument != "--");
+    while let Some(argument) = left.next() {
+        let text = argument.to_string_lossy();
+        if text == "--config" {
+            return left.next().map(PathBuf::from);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return Some(PathBuf::from(path));
+        }
+    }
+    None
+}
+
+/// The file to read: the one that is asked for, which must be there, or the first of the usual places.
+fn find(asked: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = asked.or_else(|| set(FILE_ENV).map(PathBuf::from)) {
+        return Ok(Some(path));
+    }
+    let home = set("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = home.or_else(|| set("HOME").map(|home| Path::new(&home).join(".config")));
+    let places = [
+        Some(PathBuf::from("tidings.toml")),
+        home.map(|home| home.join("tidings/tidings.toml")),
+        Some(PathBuf::from("/etc/tidings/tidings.toml")),
+    ];
+    Ok(places.into_iter().flatten().find(|place| place.is_file()))
+}
+
+fn read(path: &Path, settings: &[Arg]) -> Result<File, Vec<FileError>> {
+    let failed = |error| vec![FileError::Read { path: path.to_owned(), error }];
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(vec![FileError::TooLarge { path: path.to_owned() }]);
+    }
+    parse_file(path, &text, settings)
+}
+
+fn parse_file(path: &Path, text: &str, settings: &[Arg]) -> Result<File, Vec<FileError>> {
+    let reader = Reader { path, text, settings };
+    let table = DeTable::parse(text).map_err(|error| {
+        let place = reader.place(error.span().map_or(0, |span| span.start));
+        vec![FileError::Syntax { place, message: error.message().to_owned() }]
+    })?;
+    let mut file = File { path: path.to_owned(), values: BTreeMap::new() };
+    let mut errors = Vec::new();
+    for (name, value) in table.get_ref() {
+        match reader
+            .setting(name)
+            .and_then(|setting| Ok((setting.get_id().to_string(), reader.values(setting, value)?)))
+        {
+            Ok((id, values)) => {
+                file.values.insert(id, (values, reader.line(name.span().start)));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(file) } else { Err(errors) }
+}
+
+/// A configuration file being read.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    settings: &'a [Arg],
+}
+
+impl Reader<'_> {
+    fn line(&self, at: usize) -> usize {
+        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    fn place(&self, at: usize) -> String {
+        format!("{}:{}", self.path.display(), self.line(at))
+    }
+
+    fn setting(&self, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<&Arg, FileError> {
+        let asked = name.get_ref();
+        self.settings.iter().find(|setting| key(setting) == **asked).ok_or_else(|| {
+            let known = self.settings.iter().map(key);
+            FileError::UnknownKey {
+                place: self.place(name.span().start),
+                key: asked.to_string(),
+                hint: hint(asked, known),
+            }
+        })
+    }
+
+    /// The values as a flag would have them, each checked.
+    fn values(&self, setting: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, FileError> {
+        if key(setting) == "service" {
+            return self.services(value);
+        }
+        let values = match value.get_ref() {
+            DeValue::Array(array) if is_list(setting) => {
+                array.iter().map(|one| self.text_of(setting, one)).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => vec![self.text_of(setting, value)?],
+        };
+        for one in &values {
+            self.check(setting, one, value.span().start)?;
+        }
+        Ok(values)
+    }
+
+    fn text_of(&self, setting: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, FileError> {
+        match value.get_ref() {
+            DeValue::Boolean(is) if is_switch(setting) => Ok(is.to_string()),
+            DeValue::String(text) if !is_switch(setting) => Ok(text.to_string()),
+            DeValue::Integer(number) if !is_switch(setting) => Ok(number.to_string()),
+            other => {
+                let expected = match () {
+                    () if is_switch(setting) => "true or false",
+                    () if is_list(setting) => "a list of strings",
+                    () => "a string",
+                };
+                let place = self.place(value.span().start);
+                Err(FileError::Type { place, key: key(setting), expected, found: other.type_str() })
+            }
+        }
+    }
+
+    /// Lets the argument itself judge a value.
+    fn check(&self, setting: &Arg, value: &str, at: usize) -> Result<(), FileError> {
+        if is_switch(setting) {
+            return Ok(());
+        }
+        let long = setting.get_long().expect("only arguments with a long name are settings").to_owned();
+        // Alone: what it requires beside it may come from elsewhere.
+        let alone = Arg::new("value").long(long.clone()).value_parser(setting.get_value_parser().clone());
+        let parsed =
+            Command::new("file").no_binary_name(true).arg(alone).try_get_matches_from([format!("--{long}={value}")]);
+        parsed.map(drop).map_err(|error| {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+            FileError::Value { place: self.place(at), key: key(setting), message }
+        })
+    }
+
+    /// Each table `[[service]]`, or string, as a spec.
+    fn services(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, FileError> {
+        let wrong = |at: usize, found| FileError::Type {
+            place: self.place(at),
+            key: "service".to_owned(),
+            expected: "tables [[service]]",
+            found,
+        };
+        let DeValue::Array(array) = value.get_ref() else {
+            return Err(wrong(value.span().start, value.get_ref().type_str()));
+        };
+        let mut specs = Vec::new();
+        for one in array {
+            let at = one.span().start;
+            let spec = match one.get_ref() {
+                DeValue::String(spec) => spec.to_string(),
+                DeValue::Table(table) => self.spec(table)?,
+                other => return Err(wrong(at, other.type_str())),
+            };
+            spec::parse_instance(&spec).map_err(|error| FileError::Value {
+                place: self.place(at),
+                key: "service".to_owned(),
+                message: error.to_string(),
+            })?;
+            specs.push(spec);
+        }
+        Ok(specs)
+    }
+
+    fn spec(&self, table: &DeTable<'_>) -> Result<String, FileError> {
+        let mut spec = String::new();
+        for (name, value) in table {
+            match value.get_ref() {
+                DeValue::Array(array) => {
+                    for one in array {
+                        self.pair(&mut spec, name.get_ref(), one)?;
+                    }
+                }
+                DeValue::Table(inner) => {
+                    for (sub, one) in inner {
+                        self.pair(&mut spec, &format!("{}.{}", name.get_ref(), sub.get_ref()), one)?;
+                    }
+                }
+                _ => self.pair(&mut spec, name.get_ref(), value)?,
+            }
+        }
+        Ok(spec)
+    }
+
+    fn pair(&self, spec: &mut String, name: &str, value: &Spanned<DeValue<'_>>) -> Result<(), FileError> {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            other => {
+                let place = self.place(value.span().start);
+                let key = format!("service.{name}");
+                return Err(FileError::Type { place, key, expected: "a string", found: other.type_str() });
+            }
+        };
+        let comma = if spec.is_empty() { "" } else { "," };
+        let escaped = format!("{name}={text}").replace('\\', "\\\\").replace(',', "\\,");
+        write!(spec, "{comma}{escaped}").expect("writing to a string does not fail");
+        Ok(())
+    }
+}
+
+fn hint(asked: &str, known: impl Iterator<Item = String>) -> String {
+    let nearest = known.map(|known| (strsim::damerau_levenshtein(&known, asked), known)).min();
+    match nearest {
+        Some((distance, known)) if distance <= SLIP_MAX.min(asked.chars().count() / 2) => {
+            format!("; did you mean {known:?}?")
+        }
+        _ => "; tidings config show lists all".to_owned(),
+    }
+}
+
+fn failure(errors: &[FileError]) -> Failure {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    Failure::new(Exit::Usage, lines.join("\nerror: "))
+}
+
+/// Every setting as a line of the file that would give it, and where it comes from.
+fn show(settings: &[Arg], file: &File, options: &[OsString], has_origin: bool) -> Result<String, Failure> {
+    let filled = settings.iter().map(|setting| match file.values.get(setting.get_id().as_str()) {
+        Some((values, _)) => with_default(setting.clone(), values.clone()),
+        None => setting.clone().required(false),
+    });
+    let command = Command::new("options").no_binary_name(true).args(filled);
+    let matches =
+        command.try_get_matches_from(options).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let lines: Vec<_> =
+        settings.iter().map(|setting| (line(setting, &matches), origin(setting, &matches, file))).collect();
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (line, origin) in lines {
+        if has_origin {
+            writeln!(text, "{line:width$}  # {origin}").expect("writing to a string does not fail");
+        } else {
+            text += &line;
+            text.push('\n');
+        }
+    }
+    let is_set = std::env::var_os(keys::KEY_VARIABLE).is_some_and(|value| !value.is_empty());
+    let state = if is_set { "set" } else { "not set" };
+    writeln!(text, "# {} is {state} in the environment", keys::KEY_VARIABLE)
+        .expect("writing to a string does not fail");
+    Ok(text)
+}
+
+fn line(setting: &Arg, matches: &ArgMatches) -> String {
+    let key = key(setting);
+    let raw = matches.get_raw(setting.get_id().as_str());
+    let values: Vec<_> = raw.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect();
+    let quoted = |value: &String| serde_json::to_string(value).expect("text is always written");
+    match values.as_slice() {
+        [] if !is_switch(setting) => format!("# {key} is not set"),
+        _ if is_secret(setting) => format!("# {key} is set"),
+        [] => format!("{key} = false"),
+        [value] if is_switch(setting) => format!("{key} = {value}"),
+        values if is_list(setting) => format!("{key} = [{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", ")),
+        [value, ..] => format!("{key} = {}", quoted(value)),
+    }
+}
+
+fn origin(setting: &Arg, matches: &ArgMatches, file: &File) -> String {
+    let id = setting.get_id().as_str();
+    match (matches.value_source(id), file.values.get(id)) {
+        (Some(ValueSource::CommandLine), _) => format!("flag --{}", setting.get_long().unwrap_or(id)),
+        (Some(ValueSource::EnvVariable), _) => {
+            format!("environment {}", setting.get_env().unwrap_or_default().to_string_lossy())
+        }
+        (_, Some((_, line))) => format!("{}:{line}", file.path.display()),
+        _ => "default".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn command() -> Command {
+        Cli::command()
+    }
+
+    fn parsed(text: &str) -> Result<File, String> {
+        parse_file(Path::new("t.toml"), text, &settings(&command()))
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_a_variable_and_a_key_of_one_name() {
+        let settings = settings(&command());
+        assert!(settings.len() > 10);
+        for setting in &settings {
+            let variable = format!("TIDINGS_{}", key(setting).to_uppercase());
+            assert_eq!(setting.get_env().map(|env| env.to_string_lossy().into_owned()), Some(variable));
+            assert!(setting.get_help().is_some(), "{} has no help", key(setting));
+            let error = parsed(&format!("{} = 1979-05-27", key(setting))).unwrap_err();
+            assert!(error.contains("not datetime") || error.contains("tables"), "the key is known: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_what_was_meant() {
+        let error = parsed("cluster = \"c\"\n\njion = [\"127.0.0.1:1\"]\nbnd = \"x\"\n").unwrap_err();
+        assert!(error.contains("t.toml:3: unknown key \"jion\"; did you mean \"join\"?"), "{error}");
+        assert!(error.contains("t.toml:4: unknown key \"bnd\"; did you mean \"bind\"?"), "{error}");
+        assert!(parsed("quite_another = 1").unwrap_err().contains("tidings config show"));
+    }
+
+    #[test]
+    fn a_wrong_type_or_value_is_named_with_its_line() {
+        assert_eq!(parsed("\nname = true").unwrap_err(), "t.toml:2: name is a string, not boolean");
+        assert_eq!(parsed("insecure = \"yes\"").unwrap_err(), "t.toml:1: insecure is true or false, not string");
+        assert_eq!(parsed("join = [1.5]").unwrap_err(), "t.toml:1: join is a list of strings, not float");
+        let error = parsed("bind = \"here\"").unwrap_err();
+        assert!(error.starts_with("t.toml:1: bind: invalid value 'here'"), "{error}");
+        let error = parsed("name = \"a\"\nname = \"b\"").unwrap_err();
+        assert!(error.starts_with("t.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn a_service_table_is_the_spec_of_the_flag() {
+        let file = parsed(
+            "[[service]]\nname = \"web\"\naddr = \"127.0.0.1:80\"\ntag = [\"a\", \"b\"]\nweight = 3\n\
+             meta = { text = \"x,y\\\\z\" }\n",
+        );
+        let file = file.expect("it is right");
+        let (specs, line) = &file.values["service"];
+        assert_eq!(*line, 1);
+        let instance = spec::parse_instance(&specs[0]).expect("it was checked");
+        assert_eq!((instance.weight, instance.tags.len()), (3, 2));
+        assert_eq!(instance.meta.values().next().map(ToString::to_string), Some("x,y\\z".to_owned()));
+        let error = parsed("[[service]]\nname = \"web\"\n\n[[service]]\nnaem = \"x\"\n").unwrap_err();
+        assert!(error.contains("t.toml:1") && error.contains("addr"), "{error}");
+    }
+
+    #[test]
+    fn what_is_shown_says_where_it_comes_from_and_is_a_file_again() {
+        let settings = settings(&command());
+        let file = parsed("name = \"a\"\njoin = [\"127.0.0.1:1\"]\n").expect("it is right");
+        let options = ["--cluster".into(), "c\"d".into()];
+        let text = show(&settings, &file, &options, true).expect("the options are right");
+        let of = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+        assert!(of("name = \"a\"").ends_with("# t.toml:1"), "{text}");
+        assert!(of("join = [\"127.0.0.1:1\"]").ends_with("# t.toml:2"));
+        assert!(of("cluster = \"c\\\"d\"").ends_with("# flag --cluster"));
+        assert!(of("bind = \"127.0.0.1:7900\"").ends_with("# default"));
+        let again = parsed(&text).expect("what is shown can be read");
+        assert_eq!(again.values["name"].0, ["a"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_can_do_more_than_be_wrong(text in ".{0,200}") {
+            let _ = parsed(&text);
+        }
+
+        #[test]
+        fn no_value_can_do_more_than_be_wrong(at in 0usize..40, value in "(true|-?[0-9]{1,30}|\"[ -!#-~]{0,40}\"|\\[\"[a-z:,]{0,20}\"\\])") {
+            let settings = settings(&command());
+            let _ = parsed(&format!("{} = {value}", key(&settings[at % settings.len()])));
+        }
+    }
+}
