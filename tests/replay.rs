@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidings::effect::{Input, Outbox, StreamFailure};
 use tidings::net::keys::{ClusterKey, Keyring};
 use tidings::net::seal::{OpenError, Plaintext, Seal};
-use tidings::node::{Config, Node};
+use tidings::node::{Config, Node, Tuning};
 use tidings::peer::{NodeId, Peer};
 use tidings::time::Time;
 use tidings::wire::Kind;
@@ -37,6 +37,7 @@ fn config(host: usize, epoch: u64) -> Config {
         seed: 1_000 * epoch + host as u64,
         seeds: vec![addr(0)],
         remembered: Vec::new(),
+        tuning: Tuning::default(),
     }
 }
 
