@@ -9,14 +9,17 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::ParallelProgressIterator;
 use rayon::prelude::*;
+use tidings::node::Tuning;
 use tidings_sim::experiment::{ALL, Experiment};
+use tidings_sim::foca_node::FocaSettings;
 use tidings_sim::fuzz::{self, Kind};
+use tidings_sim::oracle::Anomaly;
 use tidings_sim::page::{ResultFile, page};
 use tidings_sim::report::{Summary, run_seed, run_seeds};
 use tidings_sim::run::{Options, Outcome, run};
 use tidings_sim::scenario::Scenario;
 use tidings_sim::sweep::{self, Axis};
-use tidings_sim::{library, oracle};
+use tidings_sim::{Mode, library, oracle};
 
 /// Rehearse what can happen to a tidings cluster, in simulated time.
 ///
@@ -40,6 +43,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Compare foca alone in this world with theory and with others' measurements.
     Oracle(OracleArgs),
+    /// Run Lifeguard's Interval grid: 432 cells of 128 members, some of them anomalous again and again.
+    Lifeguard(LifeguardArgs),
     /// Write results as one page that needs nothing else.
     Report(ReportArgs),
     /// Run an experiment with a target (or `all`).
@@ -112,6 +117,32 @@ struct FuzzArgs {
 }
 
 #[derive(Args)]
+struct LifeguardArgs {
+    /// What runs on the hosts; foca with alpha 5, as the paper's SWIM arm.
+    #[arg(long, value_enum, default_value_t = Subject::Tidings)]
+    mode: Subject,
+    /// What befalls an anomalous member.
+    #[arg(long, value_enum, default_value_t = Ailment::Freeze)]
+    anomaly: Ailment,
+    /// Repetitions of each cell.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repetitions: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Subject {
+    Tidings,
+    Foca,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ailment {
+    Freeze,
+    Block,
+    Isolate,
+}
+
+#[derive(Args)]
 struct ReportArgs {
     /// Files of `run --result` and `sweep --format json`.
     #[arg(required = true)]
@@ -170,6 +201,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep_command(&args),
         Command::Fuzz(args) => fuzz_command(&args),
         Command::Oracle(args) => oracle_command(&args),
+        Command::Lifeguard(args) => lifeguard_command(&args),
         Command::Report(args) => report_command(&args),
         Command::Experiment(args) => experiment_command(&args),
     };
@@ -319,6 +351,7 @@ fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
         .progress_with(bar)
         .filter(|&seed| !run(&fuzz::draw(seed, &args.without), seed, Options::default()).is_pass())
         .collect();
+    fs::create_dir_all(&args.dir)?;
     for &seed in &failed {
         let (scenario, outcome) = fuzz::shrink(&fuzz::draw(seed, &args.without), seed);
         let path = args.dir.join(format!("fuzz-{seed}.toml"));
@@ -332,6 +365,34 @@ fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
     }
     writeln!(io::stdout(), "{} of {} seeds held", args.seeds - failed.len() as u64, args.seeds)?;
     Ok(failed.is_empty())
+}
+
+fn lifeguard_command(args: &LifeguardArgs) -> Result<bool, Trouble> {
+    let mode = match args.mode {
+        Subject::Tidings => Mode::Tidings(Tuning::default()),
+        Subject::Foca => Mode::Foca(FocaSettings { suspicion: Some(5.0), ..FocaSettings::default() }, 128),
+    };
+    let anomaly = match args.anomaly {
+        Ailment::Freeze => Anomaly::Freeze,
+        Ailment::Block => Anomaly::Block,
+        Ailment::Isolate => Anomaly::Isolate,
+    };
+    #[expect(clippy::disallowed_methods, reason = "how long a person waited is no part of the runs")]
+    let begin = Instant::now();
+    let sums = oracle::lifeguard_interval(&mode, anomaly, args.repetitions);
+    let wall = begin.elapsed().as_secs_f64();
+    let per_run = sums.datagrams as f64 / sums.runs as f64;
+    writeln!(
+        io::stdout(),
+        "{:?}, {:?}: {} runs, FP {}, FP- {}, {per_run:.0} datagrams a run; {:.0} s simulated in {wall:.0} s",
+        args.mode,
+        args.anomaly,
+        sums.runs,
+        sums.wrong,
+        sums.wrong_at_healthy,
+        sums.simulated_s
+    )?;
+    Ok(true)
 }
 
 fn report_command(args: &ReportArgs) -> Result<bool, Trouble> {

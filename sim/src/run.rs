@@ -18,7 +18,7 @@ use crate::fault::{Fault, Lasting, RestartWith};
 use crate::hosts::Hosts;
 use crate::report::words_of;
 use crate::scenario::{Scenario, Step};
-use crate::watch::FOLLOWED;
+use crate::watch::{FOLLOWED, Loss};
 use crate::world::{HostIndex, Traffic, World, WorldConfig};
 
 /// How often views are compared with the truth.
@@ -691,8 +691,8 @@ impl<'a> Runner<'a> {
         if hours > 0.0 {
             figures.push(("false_downs_per_node_hour", downs.wrong as f64 / hours));
         }
-        let mut first: Vec<f64> = watch.losses().iter().filter_map(|loss| loss.first_after()).map(ms).collect();
-        let mut last: Vec<f64> = watch.losses().iter().filter_map(|loss| loss.last_after()).map(ms).collect();
+        let mut first: Vec<f64> = watch.losses().iter().filter_map(Loss::first_after).map(ms).collect();
+        let mut last: Vec<f64> = watch.losses().iter().filter_map(Loss::last_after).map(ms).collect();
         let mut arrivals: Vec<f64> = watch.arrivals().iter().copied().map(ms).collect();
         figures.push(("losses", watch.losses().len() as f64));
         figures.push(("losses_noticed_by_all", last.len() as f64));

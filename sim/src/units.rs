@@ -112,13 +112,13 @@ impl fmt::Display for Span {
         let nanos = self.0.as_nanos();
         for (unit, size) in [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)] {
             // Two digits behind the point are exact enough for a person, and nothing is lost if the rest is zero.
-            if nanos >= size && nanos % (size / 100) == 0 {
+            if nanos >= size && nanos.is_multiple_of(size / 100) {
                 return write!(f, "{}{unit}", nanos as f64 / size as f64);
             }
         }
         match nanos {
             0 => f.write_str("0s"),
-            nanos if nanos % 1_000 == 0 => write!(f, "{}us", nanos / 1_000),
+            nanos if nanos.is_multiple_of(1_000) => write!(f, "{}us", nanos / 1_000),
             nanos => write!(f, "{nanos}ns"),
         }
     }

@@ -67,7 +67,7 @@ const CHECKED_ALL_MAX: usize = 256;
 const CHECKED_EVERY: usize = 16;
 
 /// A view is looked through once this many of its records came to one change since the last time.
-const CHECKED_PER_CHANGE: usize = 16;
+const CHECKED_PER_CHANGE: usize = 8;
 
 /// What runs on the hosts of a world.
 #[derive(Clone, Debug)]

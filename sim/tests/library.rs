@@ -44,11 +44,6 @@ fn an_address_may_go_from_one_member_to_another() {
 }
 
 #[test]
-fn ten_thousand_records_reach_everybody() {
-    must_hold("mass-registration");
-}
-
-#[test]
 fn large_records_reach_everybody_in_spite_of_loss() {
     must_hold("large-records");
 }
