@@ -422,7 +422,8 @@ impl World {
     /// # Panics
     /// If there are [`HOSTS_MAX`] hosts already. A seed need not be there yet.
     pub fn add_node(&mut self, seeds: &[HostIndex]) -> HostIndex {
-        let seeds = seeds.iter().map(|&seed| self.hosts[seed].addr).collect();
+        let addr = |&seed: &HostIndex| self.hosts.get(seed).map_or_else(|| address(seed), |host| host.addr);
+        let seeds = seeds.iter().map(addr).collect();
         let id = NodeId(self.rng.random());
         let host = self.push_host(seeds, id);
         self.start(host);
