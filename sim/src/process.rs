@@ -77,7 +77,6 @@ impl Process {
         }
     }
 
-    /// See [`Node::queues`].
     /// What a tidings node has counted; plain foca counts nothing.
     pub fn counters(&self) -> tidings::counters::Counters {
         match self {
@@ -86,6 +85,7 @@ impl Process {
         }
     }
 
+    /// See [`Node::queues`].
     pub fn queues(&self) -> QueueLengths {
         match self {
             Self::Tidings(node) => node.queues(),
