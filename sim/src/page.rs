@@ -1,5 +1,5 @@
-//! Results as one page that needs nothing else: no network, no script. Pictures are SVG and follow the reader's light or
-//! dark preference.
+//! Results as one page that needs nothing else: no network, no script. Pictures are SVG and follow the reader's light
+//! or dark preference.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -68,7 +68,8 @@ svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; 
 .b4 { fill: var(--b4); } .off { fill: var(--off); } .act { stroke: var(--act); stroke-dasharray: 3 3; }
 svg text.actname { fill: var(--act); } .axis { stroke: var(--line); } .dot { fill: var(--act); }
 .bar { stroke: var(--act); stroke-width: 1.5; opacity: .55; }
-table { border-collapse: collapse; font-size: 13px; } td, th { padding: .15rem .7rem; border-bottom: 1px solid var(--line);
+table { border-collapse: collapse; font-size: 13px; }
+td, th { padding: .15rem .7rem; border-bottom: 1px solid var(--line);
   text-align: right; } td:first-child, th:first-child { text-align: left; }
 .fail { color: var(--b0); } .ok { color: var(--b4); } code { font-size: 12px; }
 .key span { display: inline-block; width: 1em; height: 1em; vertical-align: -2px; margin: 0 .3em 0 1em; }
