@@ -64,6 +64,9 @@ pub struct StreamLimits {
     /// Connections that others opened. For one more, the least recently used idle one is closed; when none is idle,
     /// the new one is refused. From half of it on, a newcomer must first prove its address.
     pub inbound_connections_max: usize,
+    /// How long a connection that others opened is idle before it can be closed for another. A closed connection keeps
+    /// its memory for some round trips, so that closing them as fast as others come would not bound anything.
+    pub inbound_idle_min: Duration,
     /// Streams open at a time on one connection; more wait for their turn.
     pub streams_per_connection_max: u32,
     /// Questions of ours open at a time; more are [`Refused`](StreamFailure::Refused).
@@ -94,7 +97,8 @@ impl Default for StreamLimits {
     fn default() -> Self {
         Self {
             outbound_connections_max: 24,
-            inbound_connections_max: 24,
+            inbound_connections_max: 16,
+            inbound_idle_min: Duration::from_millis(100),
             streams_per_connection_max: 32,
             asks_open_max: 128,
             requests_open_max: 64,
@@ -470,14 +474,14 @@ impl Shared {
             return Err(Turned::ProveAddress);
         }
         if table.inbound.len() >= max {
-            if !table.evict_inbound() {
+            if !table.evict_inbound(self.limits.inbound_idle_min) {
                 self.counters.inbound_refused.add();
                 return Err(Turned::Refused);
             }
             self.counters.evicted.add();
         }
         let id = table.next_number();
-        table.inbound.insert(id, Guest { used: id, busy: 0, connection: None });
+        table.inbound.insert(id, Guest { used: id, used_at: tokio::time::Instant::now(), busy: 0, connection: None });
         Ok(Seat { shared: Arc::clone(self), id })
     }
 
@@ -487,6 +491,7 @@ impl Shared {
         let used = table.next_number();
         if let Some(guest) = table.inbound.get_mut(&seat) {
             guest.used = used;
+            guest.used_at = tokio::time::Instant::now();
             guest.busy = change(guest.busy);
         }
     }
@@ -561,8 +566,11 @@ impl Table {
     }
 
     /// Closes the least recently used idle connection that another opened; `false` if all are in use.
-    fn evict_inbound(&mut self) -> bool {
-        let idle = self.inbound.iter().filter(|(_, guest)| guest.busy == 0 && guest.connection.is_some());
+    fn evict_inbound(&mut self, idle_min: Duration) -> bool {
+        let idle = self
+            .inbound
+            .iter()
+            .filter(|(_, guest)| guest.busy == 0 && guest.connection.is_some() && guest.used_at.elapsed() >= idle_min);
         let Some(id) = idle.min_by_key(|(_, guest)| guest.used).map(|(id, _)| *id) else {
             return false;
         };
@@ -600,6 +608,7 @@ impl Outbound {
 #[derive(Debug)]
 struct Guest {
     used: u64,
+    used_at: tokio::time::Instant,
     busy: usize,
     connection: Option<Connection>,
 }
@@ -1345,7 +1354,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_takes_the_place_of_an_idle_connection_but_not_of_a_busy_one() {
-        let limits = StreamLimits { inbound_connections_max: 1, ..Default::default() };
+        let limits =
+            StreamLimits { inbound_connections_max: 1, inbound_idle_min: Duration::ZERO, ..Default::default() };
         let (full, a, b) = (Member::with(limits), Member::start(), Member::start());
         a.ask(&full, b"first").await.unwrap();
         until(|| !full.streams.shared.table().inbound.values().any(|guest| guest.busy > 0)).await;

@@ -24,7 +24,7 @@ use crate::wire::{
 pub const CONVERSATIONS_MAX: usize = 256;
 
 /// After a pull that failed, how long until the next.
-const PULL_AGAIN_AFTER: Duration = Duration::from_millis(200);
+const PULL_AGAIN_AFTER: Duration = Duration::from_millis(150);
 
 /// Records that a sync brought which are passed on as news; more are left to the others' own syncs.
 const SYNCED_NEWS_MAX: usize = 64;
@@ -81,8 +81,13 @@ impl Node {
         if self.is_pulling() {
             return;
         }
-        self.pull_at = now + PULL_AGAIN_AFTER;
+        self.pull_later(now);
         self.ask_for_page(with, None, Vec::new(), out);
+    }
+
+    /// Not all at once: who was refused because many join together must not come back together.
+    fn pull_later(&mut self, now: Time) {
+        self.pull_at = now + PULL_AGAIN_AFTER.mul_f64(self.rng.random_range(0.5..1.5));
     }
 
     fn ask_for_page(&mut self, with: Peer, after: Option<NodeId>, rest: Vec<Want>, out: &mut Outbox) {
@@ -368,7 +373,7 @@ impl Node {
                 let rest = self.take_pages(now, with, deltas, out);
                 self.pull_rest(now, with, rest, rounds + 1, out);
             }
-            (Conversation::Pull { .. } | Conversation::PullRest { .. }, _) => self.pull_at = now + PULL_AGAIN_AFTER,
+            (Conversation::Pull { .. } | Conversation::PullRest { .. }, _) => self.pull_later(now),
             (Conversation::Compare { with, salt }, Some(Answer::Differs { buckets, digests, members })) => {
                 self.on_differences(now, with, salt, buckets, &digests, members, out);
             }
@@ -424,7 +429,7 @@ impl Node {
         if !is_ready && self.vain_pulls < VAIN_PULLS_MAX {
             // It is about to join itself, and may know no more than we do: somebody else may know everything.
             self.vain_pulls += 1;
-            self.pull_at = now + PULL_AGAIN_AFTER;
+            self.pull_later(now);
             return;
         }
         self.pull_rest(now, with, rest, 0, out);
@@ -438,7 +443,7 @@ impl Node {
         }
         let ask = Ask::Trade { asker: self.peer(), want, give: Vec::new(), members: Vec::new() };
         if !self.ask(with, &ask, Conversation::PullRest { with, rounds }, out) {
-            self.pull_at = now + PULL_AGAIN_AFTER;
+            self.pull_later(now);
         }
     }
 
