@@ -97,7 +97,7 @@ impl Default for StreamLimits {
     fn default() -> Self {
         Self {
             outbound_connections_max: 24,
-            inbound_connections_max: 16,
+            inbound_connections_max: 8,
             inbound_idle_min: Duration::from_millis(100),
             streams_per_connection_max: 32,
             asks_open_max: 128,
