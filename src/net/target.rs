@@ -160,7 +160,8 @@ async fn run(words: &[String]) -> Result<String, String> {
         // Both at once: a command that fills one pipe must not wait for the other.
         let (out, complaint) = tokio::join!(read_pipe(stdout), read_pipe(stderr));
         let status = child.wait().await.map_err(|error| error.to_string())?;
-        if status.success() {
+        // Whose output is cut off dies of the closed pipe: that it said too much is the cause.
+        if status.success() || out.is_err() {
             return out;
         }
         let complaint = complaint.unwrap_or_default();
