@@ -264,14 +264,6 @@ pub enum Warning {
         /// The epoch that this start has now.
         taken: Epoch,
     },
-    /// A limit was hit.
-    #[error("limit {limit} reached ({value})")]
-    Limit {
-        /// The limit's name.
-        limit: &'static str,
-        /// The value that it limits to.
-        value: u64,
-    },
 }
 
 /// Why a datagram could not be taken for that of a member.

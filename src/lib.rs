@@ -15,7 +15,7 @@
 //!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
 //! floor 2 organs   swim (foca)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()
-//! floor 4 live     net: socket, seal, keys, quic, tls, driver, kept state                      feature "net"
+//! floor 4 live     net: socket, seal, keys, quic, tls, driver, kept state, addresses, names      feature "net"
 //! floor 5 program  registry (the handle)
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```

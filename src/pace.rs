@@ -55,7 +55,7 @@ impl Warned {
             Warning::Key { .. } => 2,
             Warning::DuplicateName { .. } => 3,
             Warning::Cloned { .. } => 4,
-            Warning::NoSeedAnswers { .. } | Warning::OlderThanPeers { .. } | Warning::Limit { .. } => 5,
+            Warning::NoSeedAnswers { .. } | Warning::OlderThanPeers { .. } => 5,
         };
         let about = (kind, from);
         let is_over = |told: &Time| now.since(*told) >= WARN_AGAIN_AFTER;
