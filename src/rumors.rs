@@ -1,11 +1,9 @@
-//! News on its way: each record that is new here is passed on at once, repeated lazily a bounded number of times, and
-//! then forgotten. Knows nothing of datagrams or of who is where.
+//! News on its way: what is new here is passed on at once, repeated lazily a bounded number of times, and then
+//! forgotten. Knows nothing of datagrams, of who is where, or of what the news is about.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::peer::NodeId;
-use crate::record::{Key, Owner, Version};
 use crate::time::Time;
 
 /// Rumors remembered at once. Beyond, news is still passed on at once, but neither repeated nor recognised when its
@@ -21,12 +19,9 @@ const RUMOR_KEPT: Duration = Duration::from_secs(10);
 /// How many waiting repeats are looked at for one datagram.
 const REPEATS_LOOKED_AT: usize = 16;
 
-/// Which record a rumor is about.
-pub(crate) type Subject = (NodeId, Key);
-
 #[derive(Debug)]
 struct Rumor {
-    version: Version,
+    version: u64,
     born: Time,
     /// Whether it was passed on along the tree.
     is_relayed: bool,
@@ -37,29 +32,34 @@ struct Rumor {
 
 /// What is to be sent at the next flush.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Hot {
-    pub(crate) owner: Owner,
-    pub(crate) key: Key,
+pub(crate) struct Hot<S> {
+    /// What it is about.
+    pub(crate) subject: S,
     /// The end of the part of the ring that we pass it on to; 0 for none.
     pub(crate) until: u64,
     /// Whether it is new here: then it also goes to the successor and to somebody at random.
     pub(crate) is_new: bool,
 }
 
-/// The queue of news.
-#[derive(Debug, Default)]
-pub(crate) struct Rumors {
-    rumors: BTreeMap<Subject, Rumor>,
-    by_age: VecDeque<(Time, Subject)>,
-    hot: Vec<Hot>,
-    lazy: VecDeque<(Owner, Key)>,
+/// The queue of news about subjects `S`; of each the latest version.
+#[derive(Debug)]
+pub(crate) struct Rumors<S> {
+    rumors: BTreeMap<S, Rumor>,
+    by_age: VecDeque<(Time, S)>,
+    hot: Vec<Hot<S>>,
+    lazy: VecDeque<S>,
 }
 
-impl Rumors {
-    /// A record is new here; `until` ends our part of the ring. False if the queue was full, and it is not remembered.
-    pub(crate) fn learn(&mut self, owner: Owner, key: &Key, version: Version, until: u64, now: Time) -> bool {
-        self.hot.push(Hot { owner, key: key.clone(), until, is_new: true });
-        let subject = (owner.id, key.clone());
+impl<S> Default for Rumors<S> {
+    fn default() -> Self {
+        Self { rumors: BTreeMap::new(), by_age: VecDeque::new(), hot: Vec::new(), lazy: VecDeque::new() }
+    }
+}
+
+impl<S: Clone + Ord> Rumors<S> {
+    /// Something is new here; `until` ends our part of the ring. False if the queue was full, and it is not remembered.
+    pub(crate) fn learn(&mut self, subject: S, version: u64, until: u64, now: Time) -> bool {
+        self.hot.push(Hot { subject: subject.clone(), until, is_new: true });
         if self.rumors.len() >= RUMORS_MAX && !self.rumors.contains_key(&subject) {
             return false;
         }
@@ -69,7 +69,7 @@ impl Rumors {
             self.by_age.push_back((now, subject.clone()));
         }
         if !is_waiting {
-            self.lazy.push_back((owner, key.clone()));
+            self.lazy.push_back(subject.clone());
         }
         let is_relayed = until != 0;
         let rumor = Rumor { version, born: now, is_relayed, repeats_left: LAZY_REPEATS, is_waiting: true };
@@ -77,12 +77,12 @@ impl Rumors {
         true
     }
 
-    /// A known record came again along the tree: if it came aside of the tree before, our part is still to be done.
-    pub(crate) fn hear_again(&mut self, owner: Owner, key: &Key, version: Version, until: u64) {
-        let Some(rumor) = self.rumors.get_mut(&(owner.id, key.clone())) else { return };
+    /// Known news came again along the tree: if it came aside of the tree before, our part is still to be done.
+    pub(crate) fn hear_again(&mut self, subject: &S, version: u64, until: u64) {
+        let Some(rumor) = self.rumors.get_mut(subject) else { return };
         if until != 0 && rumor.version == version && !rumor.is_relayed {
             rumor.is_relayed = true;
-            self.hot.push(Hot { owner, key: key.clone(), until, is_new: false });
+            self.hot.push(Hot { subject: subject.clone(), until, is_new: false });
         }
     }
 
@@ -92,26 +92,26 @@ impl Rumors {
     }
 
     /// Takes what is to be sent now.
-    pub(crate) fn take_hot(&mut self) -> Vec<Hot> {
+    pub(crate) fn take_hot(&mut self) -> Vec<Hot<S>> {
         std::mem::take(&mut self.hot)
     }
 
     /// Offers rumors for a datagram that is sent anyway: `fill` says whether it took one.
-    pub(crate) fn repeat(&mut self, mut fill: impl FnMut(Owner, &Key) -> bool) {
+    pub(crate) fn repeat(&mut self, mut fill: impl FnMut(&S) -> bool) {
         for _ in 0..REPEATS_LOOKED_AT.min(self.lazy.len()) {
-            let Some((owner, key)) = self.lazy.pop_front() else { break };
-            let Some(rumor) = self.rumors.get_mut(&(owner.id, key.clone())) else { continue };
+            let Some(subject) = self.lazy.pop_front() else { break };
+            let Some(rumor) = self.rumors.get_mut(&subject) else { continue };
             rumor.is_waiting = false;
             if rumor.repeats_left == 0 {
                 continue;
             }
             // One that does not fit here must not keep the others waiting.
-            if fill(owner, &key) {
+            if fill(&subject) {
                 rumor.repeats_left -= 1;
             }
             if rumor.repeats_left > 0 {
                 rumor.is_waiting = true;
-                self.lazy.push_back((owner, key));
+                self.lazy.push_back(subject);
             }
         }
     }
@@ -134,7 +134,7 @@ impl Rumors {
             }
         }
         let rumors = &self.rumors;
-        self.lazy.retain(|(owner, key)| rumors.contains_key(&(owner.id, key.clone())));
+        self.lazy.retain(|subject| rumors.contains_key(subject));
     }
 
     /// Rumors that wait for a repeat; never more than are remembered.
@@ -152,17 +152,15 @@ impl Rumors {
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { id: NodeId(1), epoch: 1 };
-
     #[test]
     fn news_is_hot_once_and_repeated_once() {
         let mut rumors = Rumors::default();
-        assert!(rumors.learn(OWNER, &"a".into(), 1, 0, Time::ZERO));
+        assert!(rumors.learn("a", 1, 0, Time::ZERO));
         assert_eq!(rumors.take_hot().len(), 1);
         assert!(!rumors.is_hot());
         let mut told = 0;
         for _ in 0..3 {
-            rumors.repeat(|_, _| {
+            rumors.repeat(|_| {
                 told += 1;
                 true
             });
@@ -173,10 +171,10 @@ mod tests {
     #[test]
     fn a_repeat_that_does_not_fit_waits_for_the_next_datagram() {
         let mut rumors = Rumors::default();
-        rumors.learn(OWNER, &"a".into(), 1, 0, Time::ZERO);
-        rumors.repeat(|_, _| false);
+        rumors.learn("a", 1, 0, Time::ZERO);
+        rumors.repeat(|_| false);
         let mut told = 0;
-        rumors.repeat(|_, _| {
+        rumors.repeat(|_| {
             told += 1;
             true
         });
@@ -187,7 +185,7 @@ mod tests {
     fn a_record_that_changes_all_the_time_waits_once() {
         let mut rumors = Rumors::default();
         for version in 1..10_000 {
-            rumors.learn(OWNER, &"a".into(), version, 0, Time::from_nanos(version * 1_000_000));
+            rumors.learn("a", version, 0, Time::from_nanos(version * 1_000_000));
             rumors.forget(Time::from_nanos(version * 1_000_000));
         }
         assert_eq!((rumors.len(), rumors.waiting_len(), rumors.by_age.len()), (1, 1, 1));
@@ -198,12 +196,12 @@ mod tests {
     #[test]
     fn a_repeat_that_never_fits_keeps_nobody_waiting() {
         let mut rumors = Rumors::default();
-        rumors.learn(OWNER, &"large".into(), 1, 0, Time::ZERO);
-        rumors.learn(OWNER, &"small".into(), 2, 0, Time::ZERO);
+        rumors.learn("large", 1, 0, Time::ZERO);
+        rumors.learn("small", 2, 0, Time::ZERO);
         let mut told = Vec::new();
-        rumors.repeat(|_, key| {
+        rumors.repeat(|key| {
             told.push(key.to_string());
-            key.as_str() == "small"
+            *key == "small"
         });
         assert!(told.contains(&"small".to_string()));
     }
@@ -211,20 +209,20 @@ mod tests {
     #[test]
     fn our_part_of_the_tree_is_done_once_whichever_copy_comes_first() {
         let mut rumors = Rumors::default();
-        rumors.learn(OWNER, &"a".into(), 1, 0, Time::ZERO);
+        rumors.learn("a", 1, 0, Time::ZERO);
         rumors.take_hot();
-        rumors.hear_again(OWNER, &"a".into(), 1, 77);
-        rumors.hear_again(OWNER, &"a".into(), 1, 77);
+        rumors.hear_again(&"a", 1, 77);
+        rumors.hear_again(&"a", 1, 77);
         let hot = rumors.take_hot();
-        assert_eq!(hot, [Hot { owner: OWNER, key: "a".into(), until: 77, is_new: false }]);
+        assert_eq!(hot, [Hot { subject: "a", until: 77, is_new: false }]);
     }
 
     #[test]
     fn an_old_rumor_is_forgotten_and_a_newer_version_lives_on() {
         let mut rumors = Rumors::default();
-        rumors.learn(OWNER, &"a".into(), 1, 0, Time::ZERO);
+        rumors.learn("a", 1, 0, Time::ZERO);
         let later = Time::ZERO + RUMOR_KEPT;
-        rumors.learn(OWNER, &"a".into(), 2, 0, later);
+        rumors.learn("a", 2, 0, later);
         rumors.forget(later + Duration::from_secs(1));
         assert_eq!(rumors.len(), 1);
         rumors.forget(later + RUMOR_KEPT + Duration::from_secs(1));
@@ -235,10 +233,10 @@ mod tests {
     fn a_full_queue_still_passes_news_on() {
         let mut rumors = Rumors::default();
         for n in 0..RUMORS_MAX {
-            assert!(rumors.learn(OWNER, &n.to_string().as_str().into(), 1, 0, Time::ZERO));
+            assert!(rumors.learn(n.to_string(), 1, 0, Time::ZERO));
         }
         rumors.take_hot();
-        assert!(!rumors.learn(OWNER, &"one more".into(), 1, 0, Time::ZERO));
+        assert!(!rumors.learn("one more".to_string(), 1, 0, Time::ZERO));
         assert!(rumors.is_hot());
         assert_eq!(rumors.len(), RUMORS_MAX);
     }

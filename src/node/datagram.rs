@@ -365,8 +365,8 @@ impl Node {
         let (table, goodbyes) = (&self.table, &self.goodbyes);
         let mut records: Vec<Vec<u8>> = Vec::new();
         let mut bytes = 0;
-        self.rumors.repeat(|owner, key| {
-            let Some(record) = encode(table, goodbyes, owner, key) else { return true };
+        self.rumors.repeat(|(owner, key)| {
+            let Some(record) = encode(table, goodbyes, *owner, key) else { return true };
             if owner.id == to {
                 return true;
             }
@@ -400,9 +400,10 @@ impl Node {
         let mut children = BTreeMap::new();
         let mut parcels: BTreeMap<(NodeId, u64), Vec<Rc<[u8]>>> = BTreeMap::new();
         for news in hot {
-            let Some(record) = encode(&self.table, &self.goodbyes, news.owner, &news.key) else { continue };
+            let (owner, key) = &news.subject;
+            let Some(record) = encode(&self.table, &self.goodbyes, *owner, key) else { continue };
             let record: Rc<[u8]> = record.into();
-            let mut told = vec![news.owner.id];
+            let mut told = vec![owner.id];
             if news.until != 0 {
                 let roster = &self.roster;
                 let children = children.entry(news.until).or_insert_with(|| roster.children(news.until));

@@ -503,7 +503,7 @@ impl Node {
         if self.farewells.first().is_some_and(|at| *at <= now) {
             self.farewells.remove(0);
             let (owner, until) = (self.owner(), self.roster.position());
-            self.rumors.learn(owner, &Key::member(), self.own_version, until, now);
+            self.rumors.learn((owner, Key::member()), self.own_version, until, now);
         }
     }
 }

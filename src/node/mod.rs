@@ -186,7 +186,7 @@ pub struct Node {
     swim: Swim,
     roster: Roster,
     table: Table,
-    rumors: Rumors,
+    rumors: Rumors<(Owner, Key)>,
     contacts: Contacts,
     sync: Sync,
 

@@ -94,13 +94,13 @@ impl Node {
 
     fn learn(&mut self, now: Time, record: &Record, until: Option<u64>) {
         let Some(until) = until else { return };
-        if !self.rumors.learn(record.owner, &record.key, record.version, until, now) {
+        if !self.rumors.learn((record.owner, record.key.clone()), record.version, until, now) {
             self.counters.rumors_limited += 1;
         }
     }
 
     fn hear_again(&mut self, record: &Record, until: Option<u64>) {
-        self.rumors.hear_again(record.owner, &record.key, record.version, until.unwrap_or(0));
+        self.rumors.hear_again(&(record.owner, record.key.clone()), record.version, until.unwrap_or(0));
     }
 
     /// Takes in a record of somebody else; `until` ends our part of the ring for passing it on, `None` passes nothing
