@@ -14,6 +14,11 @@ macro_rules! counters {
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),+].into_iter()
             }
+
+            /// Adds what somebody else counted.
+            pub(crate) const fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
         }
     };
 }
@@ -123,6 +128,50 @@ counters! {
     epochs_taken,
     /// Members that we saw go down.
     members_down,
+    /// Members that became unreachable.
+    members_unreachable,
+    /// Members that were unreachable and came back.
+    members_back,
+    /// Verdicts that we published.
+    verdicts_published,
+    /// Verdicts received, new ones and known ones.
+    verdicts_received,
+    /// Verdicts sent: one per verdict and datagram.
+    verdicts_sent,
+    /// Verdicts not believed, because they had too few witnesses, and we reached the member.
+    verdicts_disputed,
+    /// Times that others accused us.
+    accused,
+    /// Of these, the times that we refuted it.
+    refutations,
+    /// Probes sent: observing, witnessing and trying.
+    probes_sent,
+    /// Of these, those that were answered.
+    probes_answered,
+    /// Members that did not answer us, neither at first nor at once again.
+    probes_failed,
+    /// Members about whom we asked others.
+    accusations,
+    /// Of these, those whom others reach.
+    accusations_cleared,
+    /// Of these, those on whom too few others answered us.
+    accusations_undecided,
+    /// Accusations not begun, because too many were under way.
+    accusations_limited,
+    /// Questions about a member that others asked us.
+    asks_received,
+    /// Of these, those not answered, because too many were under way.
+    asks_limited,
+    /// Answers to our questions about a member.
+    reports_received,
+    /// Accusations in which a quorum found the same.
+    convictions,
+    /// Members that we found to answer as others do again.
+    releases,
+    /// Times that we stood still for so long that our probes did not count.
+    stalls,
+    /// Times that nobody answered us.
+    cut_off,
     /// Members that said goodbye.
     members_left,
     /// Membership updates that were dropped, because they were about a life that is over.

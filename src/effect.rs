@@ -189,6 +189,19 @@ pub enum Event {
         /// Why.
         reason: GoneReason,
     },
+    /// So many members are unreachable at once that a split is the likelier story: nobody is taken to be gone while that
+    /// lasts.
+    PartitionSuspected {
+        /// Members that are unreachable.
+        lost: usize,
+        /// Members that are not, this node included.
+        kept: usize,
+    },
+    /// That is over.
+    PartitionOver,
+    /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
+    /// answers it again (false).
+    CutOff(bool),
     /// Something that an operator should know; the node goes on.
     Warning(Warning),
     /// The node cannot go on and must be stopped.

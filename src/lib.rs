@@ -31,6 +31,7 @@
 
 pub mod contact;
 pub mod counters;
+pub mod detector;
 pub mod effect;
 #[cfg(feature = "net")]
 pub mod net;
@@ -42,11 +43,13 @@ pub mod record;
 pub mod registry;
 pub mod roster;
 pub mod rumors;
+pub mod story;
 mod swim;
 mod sync;
 pub mod table;
 pub mod time;
 mod timers;
+pub mod verdict;
 #[cfg(feature = "net")]
 pub mod view;
 pub mod wire;

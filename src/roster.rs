@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
 use crate::time::Time;
+use crate::verdict::{Standing, Verdict};
 
 /// Members known at once, whatever their state; further ones are not let in.
 pub const MEMBERS_MAX: usize = 20_000;
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     /// Since when it is in this state.
     pub(crate) since: Time,
     pub(crate) evidence: Evidence,
+    /// The verdict on this life of it.
+    pub(crate) standing: Standing,
     /// As it was last told to the program; `None` until its own record is known.
     pub(crate) shown: Option<Arc<Member>>,
     /// Whether that was an earlier start, and this one has yet to say who it is.
@@ -53,10 +56,14 @@ pub(crate) struct Roster {
     position: u64,
     entries: BTreeMap<NodeId, Entry>,
     /// The present members by their position.
+    present: Vec<(u64, NodeId)>,
+    /// Those of them that are not unreachable: news is passed on by them.
     ring: Vec<(u64, NodeId)>,
     by_addr: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
-    /// Over the present members.
+    /// Over the present members, and what they are accused of.
     fingerprint: u64,
+    /// Over those that are not unreachable.
+    reachable: u64,
     graves: BTreeMap<NodeId, Grave>,
     graves_by_age: BTreeSet<(Time, NodeId)>,
     /// Graves cleared before their time.
@@ -68,13 +75,13 @@ fn position(id: NodeId) -> u64 {
     xxh3_64_with_seed(&id.0.to_le_bytes(), RING_SEED).max(1)
 }
 
-/// What a present member adds to the fingerprint.
-pub fn fingerprint_of(peer: &Peer) -> u64 {
+/// What a present member adds to the fingerprint; `accused_turn` is that of the verdict on it, 0 if it does not accuse.
+pub fn fingerprint_of(peer: &Peer, accused_turn: u32) -> u64 {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&peer.id.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&peer.epoch().to_le_bytes());
     bytes[16..].copy_from_slice(&peer.nonce.to_le_bytes());
-    xxh3_64_with_seed(&bytes, u64::from(peer.generation.bump()))
+    xxh3_64_with_seed(&bytes, u64::from(peer.generation.bump()) | u64::from(accused_turn) << 16)
 }
 
 impl Roster {
@@ -83,9 +90,11 @@ impl Roster {
         Self {
             position: position(me),
             entries: BTreeMap::new(),
+            present: Vec::new(),
             ring: Vec::new(),
             by_addr: BTreeMap::new(),
             fingerprint: 0,
+            reachable: 0,
             graves: BTreeMap::new(),
             graves_by_age: BTreeSet::new(),
             graves_limited: 0,
@@ -113,17 +122,27 @@ impl Roster {
 
     /// How many are present.
     pub(crate) const fn present_len(&self) -> usize {
+        self.present.len()
+    }
+
+    /// How many of them are not unreachable.
+    pub(crate) const fn reachable_len(&self) -> usize {
         self.ring.len()
     }
 
     /// Whether anybody is known who is not present.
     pub(crate) fn has_absent(&self) -> bool {
-        self.entries.len() > self.ring.len()
+        self.entries.len() > self.present.len()
     }
 
     /// The order-free sum over present members, without ourselves.
     pub(crate) const fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// The order-free sum over members that are not unreachable, without ourselves.
+    pub(crate) const fn reachable_fingerprint(&self) -> u64 {
+        self.reachable
     }
 
     /// Whether there is room for one more.
@@ -148,15 +167,91 @@ impl Roster {
         let is_outdated = before
             .as_ref()
             .is_some_and(|entry| entry.shown.is_some() && (entry.is_outdated || !entry.peer.is_same_start(&peer)));
+        // A new life has a clean slate.
+        let standing = before.as_ref().filter(|entry| entry.peer == peer).map(|entry| entry.standing);
         let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
-        if state.is_present() {
-            let at = (position(peer.id), peer.id);
-            let index = self.ring.partition_point(|other| *other < at);
-            self.ring.insert(index, at);
-            self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer));
-        }
+        let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
+        let is_accused = state.is_present() && standing.finding.accuses();
+        let state = if is_accused { MemberState::Unreachable } else { state };
         self.by_addr.entry(peer.addr).or_default().insert(peer.id);
-        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, shown, is_outdated });
+        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
+        self.enter(peer.id);
+    }
+
+    /// Takes a verdict on a member's present life over, if it is newer; whether it was.
+    pub(crate) fn judge(&mut self, verdict: &Verdict, now: Time) -> bool {
+        let id = verdict.subject;
+        let Some(entry) = self.entries.get(&id).filter(|entry| entry.peer.generation == verdict.generation) else {
+            return false;
+        };
+        let mut standing = entry.standing;
+        if !standing.take(verdict, now) {
+            return false;
+        }
+        self.exit(id);
+        let entry = self.entries.get_mut(&id).expect("just looked at");
+        entry.standing = standing;
+        if entry.state.is_present() {
+            let state = if standing.finding.accuses() { MemberState::Unreachable } else { MemberState::Reachable };
+            if entry.state != state {
+                (entry.state, entry.since) = (state, now);
+            }
+        }
+        self.enter(id);
+        true
+    }
+
+    /// We cannot reach a member ourselves (any more), or can again; a verdict stands above that. Whether it is news.
+    pub(crate) fn suspect(&mut self, id: NodeId, is_suspect: bool, now: Time) -> bool {
+        let (from, to) = match is_suspect {
+            true => (MemberState::Reachable, MemberState::Suspect),
+            false => (MemberState::Suspect, MemberState::Reachable),
+        };
+        match self.entries.get_mut(&id).filter(|entry| entry.state == from) {
+            Some(entry) => {
+                (entry.state, entry.since) = (to, now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Counts a member in, as far as it is present.
+    fn enter(&mut self, id: NodeId) {
+        let entry = &self.entries[&id];
+        if !entry.state.is_present() {
+            return;
+        }
+        let at = (position(id), id);
+        let rings = [Some(&mut self.present), (entry.state != MemberState::Unreachable).then_some(&mut self.ring)];
+        for ring in rings.into_iter().flatten() {
+            let index = ring.partition_point(|other| *other < at);
+            ring.insert(index, at);
+        }
+        let share = fingerprint_of(&entry.peer, entry.standing.accused_turn());
+        self.fingerprint = self.fingerprint.wrapping_add(share);
+        if entry.state != MemberState::Unreachable {
+            self.reachable = self.reachable.wrapping_add(fingerprint_of(&entry.peer, 0));
+        }
+    }
+
+    /// Counts a member out again.
+    fn exit(&mut self, id: NodeId) {
+        let entry = &self.entries[&id];
+        if !entry.state.is_present() {
+            return;
+        }
+        let at = (position(id), id);
+        for ring in [&mut self.present, &mut self.ring] {
+            if let Ok(index) = ring.binary_search(&at) {
+                ring.remove(index);
+            }
+        }
+        let share = fingerprint_of(&entry.peer, entry.standing.accused_turn());
+        self.fingerprint = self.fingerprint.wrapping_sub(share);
+        if entry.state != MemberState::Unreachable {
+            self.reachable = self.reachable.wrapping_sub(fingerprint_of(&entry.peer, 0));
+        }
     }
 
     /// Notes how a member was told to the program.
@@ -169,12 +264,11 @@ impl Roster {
 
     /// Forgets a member.
     pub(crate) fn take(&mut self, id: NodeId) -> Option<Entry> {
-        let entry = self.entries.remove(&id)?;
-        if entry.state.is_present() {
-            let at = (position(id), id);
-            self.ring.retain(|other| *other != at);
-            self.fingerprint = self.fingerprint.wrapping_sub(fingerprint_of(&entry.peer));
+        if !self.entries.contains_key(&id) {
+            return None;
         }
+        self.exit(id);
+        let entry = self.entries.remove(&id).expect("just looked for");
         if let Some(ids) = self.by_addr.get_mut(&entry.peer.addr) {
             ids.remove(&id);
             if ids.is_empty() {
@@ -226,24 +320,28 @@ impl Roster {
         }
     }
 
-    /// The members that said goodbye, for telling others.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| entry.state == MemberState::Left)
+    /// The present members after us on the ring, in order, each with its state.
+    pub(crate) fn successors(&self) -> impl Iterator<Item = (NodeId, MemberState)> {
+        let start = self.present.partition_point(|&(at, _)| at <= self.position);
+        let (before, after) = self.present.split_at(start);
+        after.iter().chain(before).map(|&(_, id)| (id, self.entries[&id].state))
     }
 
-    /// The next present member on the ring.
+    /// The next member on the ring that is not unreachable.
     pub(crate) fn successor(&self) -> Option<NodeId> {
         let start = self.after_me();
         self.ring.get(start).or_else(|| self.ring.first()).map(|&(_, id)| id)
     }
 
-    /// The present member at an index into the ring, for drawing one at random.
+    /// The member that is not unreachable at an index below [`reachable_len`](Self::reachable_len), for drawing one at
+    /// random.
     pub(crate) fn nth(&self, index: usize) -> Option<NodeId> {
         self.ring.get(index).map(|&(_, id)| id)
     }
 
     /// Who is to pass news on for us in the open range from us to `until`, each with the end of its own part. The
-    /// parts are disjoint and cover the range, so news sent along them reaches everybody once.
+    /// parts are disjoint and cover the range, so news sent along them reaches everybody once. Who is unreachable is
+    /// passed over: it would keep its whole part waiting.
     pub(crate) fn children(&self, until: u64) -> Vec<(NodeId, u64)> {
         let len = self.ring.len();
         let start = self.after_me();

@@ -453,6 +453,7 @@ impl View {
                 self.put(*owner, instance, false);
             }
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
+            Event::PartitionSuspected { .. } | Event::PartitionOver | Event::CutOff(_) => {}
             Event::Ready | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use tidings::contact::CONTACTS_MAX;
+use tidings::detector::{AWAITED_MAX, CASES_MAX, HELPS_MAX};
 use tidings::node::exchange::CONVERSATIONS_MAX;
 use tidings::node::{LIMBO_MAX, QueueLengths};
 use tidings::peer::{NodeId, Peer};
@@ -98,6 +99,10 @@ pub fn queues_are_bounded(queues: &QueueLengths) -> Result<(), String> {
         ("contacts", queues.contacts, CONTACTS_MAX),
         ("limbo", queues.limbo, LIMBO_MAX),
         ("conversations", queues.conversations, CONVERSATIONS_MAX),
+        ("verdicts", queues.verdicts, RUMORS_MAX),
+        ("probes awaited", queues.awaited, AWAITED_MAX),
+        ("cases", queues.cases, CASES_MAX),
+        ("cases witnessed", queues.helps, HELPS_MAX),
     ];
     let longer = limits.iter().filter(|(_, len, limit)| len > limit);
     nothing("queues over their limit", longer.map(|(name, len, limit)| format!("{name} {len}, the limit is {limit}")))
@@ -108,7 +113,7 @@ pub fn queues_are_bounded(queues: &QueueLengths) -> Result<(), String> {
 pub fn views_agree(world: &World) -> bool {
     let mut fingerprints = world.running().map(|(_, node)| {
         let digest = node.digest();
-        (digest.records, digest.members)
+        (digest.records, digest.members, digest.reachable)
     });
     let Some(first) = fingerprints.next() else { return true };
     fingerprints.all(|other| other == first)
@@ -119,10 +124,10 @@ pub fn views_agree(world: &World) -> bool {
 /// # Errors
 /// Which hosts differ from the view that most hosts have, and in what.
 pub fn all_views_equal(world: &World) -> Result<(), String> {
-    let mut camps: BTreeMap<(u64, u64), Vec<HostIndex>> = BTreeMap::new();
+    let mut camps: BTreeMap<(u64, u64, u64), Vec<HostIndex>> = BTreeMap::new();
     for (host, node) in world.running() {
         let digest = node.digest();
-        camps.entry((digest.records, digest.members)).or_default().push(host);
+        camps.entry((digest.records, digest.members, digest.reachable)).or_default().push(host);
     }
     // The largest camp is the measure; among equals the one with the lowest host, so that messages repeat.
     let Some(most) = camps.values().max_by_key(|hosts| (hosts.len(), std::cmp::Reverse(hosts[0]))) else {
@@ -262,7 +267,7 @@ pub fn views_are_true(world: &World) -> Result<(), String> {
 
 /// The fingerprint over members that every node has whose view is true.
 pub fn true_members(world: &World) -> u64 {
-    world.running().fold(0, |sum, (_, node)| sum.wrapping_add(fingerprint_of(&node.peer())))
+    world.running().fold(0, |sum, (_, node)| sum.wrapping_add(fingerprint_of(&node.peer(), 0)))
 }
 
 fn running_starts(world: &World) -> BTreeSet<(NodeId, u64)> {

@@ -255,7 +255,7 @@ impl FocaNode {
             is_only_up &= matches!(note, Note::Up(_));
             let (peer, event): (_, fn(Arc<Member>) -> Event) = match note {
                 Note::Up(peer) => {
-                    self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer));
+                    self.fingerprint = self.fingerprint.wrapping_add(fingerprint_of(&peer, 0));
                     (peer, Event::MemberUp)
                 }
                 Note::Down(peer) => (peer, Event::MemberDown),
@@ -274,7 +274,7 @@ impl FocaNode {
         }
         if !is_only_up {
             // Which of several lives of a member went is foca's to say.
-            let members = self.foca.iter_members().map(|member| fingerprint_of(member.id()));
+            let members = self.foca.iter_members().map(|member| fingerprint_of(member.id(), 0));
             self.fingerprint = members.fold(0, u64::wrapping_add);
         }
     }
@@ -305,7 +305,8 @@ impl FocaNode {
     pub fn digest(&self) -> ViewDigest {
         ViewDigest {
             records: 0,
-            members: self.fingerprint.wrapping_add(fingerprint_of(&self.peer())),
+            members: self.fingerprint.wrapping_add(fingerprint_of(&self.peer(), 0)),
+            reachable: self.fingerprint.wrapping_add(fingerprint_of(&self.peer(), 0)),
             live_members: self.foca.num_members() + 1,
             live_records: 0,
         }
@@ -329,6 +330,10 @@ impl FocaNode {
             goodbyes: 0,
             graves: 0,
             members: 0,
+            verdicts: 0,
+            awaited: 0,
+            cases: 0,
+            helps: 0,
             timers: self.effects.timers.len(),
             updates: self.foca.updates_backlog(),
         }

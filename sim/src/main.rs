@@ -64,7 +64,7 @@ struct RunArgs {
     /// Members, in place of the scenario's.
     #[arg(long)]
     nodes: Option<usize>,
-    /// Another setting in place of the scenario's: `tuning.suspicion=5`. May be given again.
+    /// Another setting in place of the scenario's: `tuning.tries=4`. May be given again.
     #[arg(long, value_name = "SETTING=VALUE")]
     set: Vec<Axis>,
     /// Write a line per event here.

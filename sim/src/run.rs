@@ -536,7 +536,7 @@ impl<'a> Runner<'a> {
         let mut wrong = 0;
         for (_, node) in self.world.running() {
             running += 1;
-            wrong += u64::from(node.digest().members != members);
+            wrong += u64::from(node.digest().reachable != members);
         }
         self.node_s += running as f64 * step_s;
         self.wrong_view_node_s += wrong as f64 * step_s;

@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tidings::detector::Watch;
 use tidings::node::Tuning;
 use toml::Spanned;
 
@@ -163,9 +164,21 @@ pub struct TuningSpec {
     /// See [`Tuning::indirect_probes`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub indirect_probes: Option<usize>,
-    /// See [`Tuning::suspicion`].
+    /// See [`Watch::every`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub suspicion: Option<f64>,
+    pub observe_every: Option<Span>,
+    /// See [`Watch::answer_within`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_within: Option<Span>,
+    /// See [`Watch::tries`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u8>,
+    /// See [`Watch::witnesses`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<usize>,
+    /// See [`Watch::evict_after`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evict_after: Option<Span>,
     /// See [`Tuning::gossip_period`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gossip_period: Option<Span>,
@@ -182,9 +195,15 @@ impl TuningSpec {
             probe_period: self.probe_period.map_or(shipped.probe_period, |span| span.0),
             probe_rtt: self.probe_rtt.map_or(shipped.probe_rtt, |span| span.0),
             indirect_probes: self.indirect_probes.unwrap_or(shipped.indirect_probes),
-            suspicion: self.suspicion.unwrap_or(shipped.suspicion),
             gossip_period: self.gossip_period.map_or(shipped.gossip_period, |span| span.0),
             gossip_fanout: self.gossip_fanout.unwrap_or(shipped.gossip_fanout),
+            watch: Watch {
+                every: self.observe_every.map_or(shipped.watch.every, |span| span.0),
+                answer_within: self.answer_within.map_or(shipped.watch.answer_within, |span| span.0),
+                tries: self.tries.unwrap_or(shipped.watch.tries),
+                witnesses: self.witnesses.unwrap_or(shipped.watch.witnesses),
+                evict_after: self.evict_after.map_or(shipped.watch.evict_after, |span| span.0),
+            },
         }
     }
 }

@@ -17,11 +17,15 @@ const ALIASES: &[(&str, &str)] = &[
     ("nodes", "topology.nodes"),
     ("network", "topology.network"),
     ("loss", "topology.link.loss"),
-    ("probe_interval", "tuning.probe_period"),
+    ("probe_interval", "tuning.observe_every"),
+    ("observe_every", "tuning.observe_every"),
+    ("answer_within", "tuning.answer_within"),
+    ("tries", "tuning.tries"),
+    ("witnesses", "tuning.witnesses"),
+    ("evict_after", "tuning.evict_after"),
     ("probe_period", "tuning.probe_period"),
     ("probe_rtt", "tuning.probe_rtt"),
     ("indirect_probes", "tuning.indirect_probes"),
-    ("suspicion", "tuning.suspicion"),
     ("gossip_period", "tuning.gossip_period"),
     ("gossip_fanout", "tuning.gossip_fanout"),
 ];
@@ -47,7 +51,7 @@ pub const SHOWN: &[&str] = &[
 /// One setting and its values.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Axis {
-    /// The setting: a short name or a path into the scenario, such as `tuning.suspicion`.
+    /// The setting: a short name or a path into the scenario, such as `tuning.tries`.
     pub name: String,
     /// Its values, as written in a scenario, text without quotes.
     pub values: Vec<String>,
@@ -284,7 +288,7 @@ mod tests {
         assert_eq!(points.len(), 4);
         let scenario = at_point(TEXT, "x", &points[2]).expect("well formed");
         assert_eq!(scenario.topology.nodes, 7);
-        assert_eq!(scenario.tuning.tuning().probe_period, std::time::Duration::from_millis(500));
+        assert_eq!(scenario.tuning.tuning().watch.every, std::time::Duration::from_millis(500));
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub struct Watch {
     open: BTreeMap<Start, usize>,
     notices: Vec<Notice>,
     downs: Downs,
+    /// Who counts whom out: a member that is unreachable and then down is counted out once.
+    out: BTreeSet<(HostIndex, Start)>,
     changes: BTreeMap<(NodeId, Key), Vec<Change>>,
     arrivals: Vec<Duration>,
     followed: u64,
@@ -145,6 +147,7 @@ impl Watch {
     }
 
     pub(crate) fn started(&mut self, _now: Time, host: HostIndex, id: NodeId, epoch: Epoch) {
+        self.out.retain(|(observer, _)| *observer != host);
         self.hosts.insert((id, epoch), host);
         self.running.insert(host, (id, epoch));
     }
@@ -164,7 +167,7 @@ impl Watch {
         self.losses.push(Loss { host, at: now, first: None, last: None, waiting });
     }
 
-    /// A node told its program that `about` is down.
+    /// A node told its program that `about` is unreachable, or down.
     pub(crate) fn called_down(
         &mut self,
         now: Time,
@@ -175,6 +178,9 @@ impl Watch {
         subject_is_healthy: bool,
     ) {
         let Some(&subject) = self.hosts.get(&about) else { return };
+        if !self.out.insert((observer, about)) {
+            return;
+        }
         let verdict = if self.running.get(&subject) != Some(&about) {
             Verdict::True
         } else if !is_open {
@@ -206,8 +212,14 @@ impl Watch {
         }
     }
 
-    pub(crate) fn called_up(&mut self, _observer: HostIndex, _about: Start) {
+    pub(crate) fn called_up(&mut self, now: Time, observer: HostIndex, about: Start) {
         self.ups += 1;
+        self.called_back(now, observer, about);
+    }
+
+    /// A node told its program that `about` can be reached again.
+    pub(crate) fn called_back(&mut self, _now: Time, observer: HostIndex, about: Start) {
+        self.out.remove(&(observer, about));
     }
 
     /// A node lists an instance, as new or changed.
@@ -290,12 +302,15 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_on_the_living_is_sorted_by_what_excuses_it() {
+    fn a_verdict_on_the_living_is_sorted_by_what_excuses_it_and_counted_once() {
         let mut watch = three();
-        watch.called_down(at(1), 0, (NodeId(1), 1), false, true, true);
-        watch.called_down(at(2), 0, (NodeId(1), 1), true, true, false);
-        watch.called_down(at(3), 0, (NodeId(1), 1), true, false, true);
-        watch.called_down(at(4), 0, (NodeId(1), 1), true, true, true);
+        let cases = [(false, true, true), (true, true, false), (true, false, true), (true, true, true)];
+        for (second, (is_open, is_healthy, subject_is_healthy)) in (1..).zip(cases) {
+            for _ in 0..2 {
+                watch.called_down(at(second), 0, (NodeId(1), 1), is_open, is_healthy, subject_is_healthy);
+            }
+            watch.called_back(at(second), 0, (NodeId(1), 1));
+        }
         assert_eq!(watch.downs(), Downs { right: 0, across: 1, anomalous: 1, wrong: 2, wrong_at_healthy: 1 });
     }
 

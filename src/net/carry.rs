@@ -337,6 +337,14 @@ impl Carrier {
                     self.link.note_refusal(warning);
                     tracing::warn!(target: NODE_LOG, "{warning}");
                 }
+                Event::PartitionSuspected { lost, kept } => {
+                    tracing::warn!(target: NODE_LOG, lost, kept, "a split is suspected: {lost} members are unreachable");
+                }
+                Event::PartitionOver => tracing::info!(target: NODE_LOG, "no split is suspected any more"),
+                Event::CutOff(true) => {
+                    tracing::warn!(target: NODE_LOG, "nobody answers: this member is cut off, and accuses nobody");
+                }
+                Event::CutOff(false) => tracing::info!(target: NODE_LOG, "members answer again"),
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
                 Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {

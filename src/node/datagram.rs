@@ -87,6 +87,7 @@ impl Node {
         }
         known.evidence.note(now);
         let sender = known.peer;
+        self.detector.hear(now);
         self.check_namesake(now, &sender, out);
         let mut result = Ok(());
         for section in Sections::new(body) {
@@ -117,6 +118,16 @@ impl Node {
                         continue;
                     }
                     self.take_record(now, record, Some(until), Some(sender), out);
+                }
+                Ok(())
+            }
+            Section::Probe(probe) => {
+                self.on_probe(now, sender, probe, out);
+                Ok(())
+            }
+            Section::Verdicts { until, verdicts } => {
+                for verdict in verdicts {
+                    self.take_verdict(now, &verdict, Some(until), sender, out);
                 }
                 Ok(())
             }
@@ -355,6 +366,7 @@ impl Node {
         let mut filling = self.outgoing(Kind::Gossip);
         fill(&mut filling).expect("what is sent was made to fit");
         filling.fingerprints(fingerprints).expect("fingerprints always fit");
+        self.repeat_verdicts(to.id, &mut filling);
         self.repeat_rumors(to.id, &mut filling);
         out.datagrams.push(Datagram { to: to.addr, nonce: Some(to.nonce), bytes: filling.finish() });
     }
@@ -390,12 +402,13 @@ impl Node {
     pub(super) fn flush(&mut self, now: Time, out: &mut Outbox) {
         self.flush_at = None;
         self.flushed = now;
+        self.flush_verdicts(out);
         let hot = self.rumors.take_hot();
-        let present = self.roster.present_len();
-        if present == 0 {
+        let reachable = self.roster.reachable_len();
+        if reachable == 0 || hot.is_empty() {
             return;
         }
-        let random = self.roster.nth(self.rng.random_range(0..present));
+        let random = self.roster.nth(self.rng.random_range(0..reachable));
         let beside: Vec<_> = self.roster.successor().into_iter().chain(random).collect();
         let mut children = BTreeMap::new();
         let mut parcels: BTreeMap<(NodeId, u64), Vec<Rc<[u8]>>> = BTreeMap::new();

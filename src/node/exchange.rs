@@ -15,6 +15,7 @@ use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::sync::{DELTA_BYTES_MAX, GAP_MAX, ROUNDS_MAX, Step, delta_bytes, exchange};
 use crate::time::Time;
+use crate::verdict::{Finding, Standing, Verdict};
 use crate::wire::{
     Answer, Ask, Body, BodyRef, Delta, Digest, Listed, ListedState, Record, Want, content_hash, decode_answer,
     decode_ask, encode_answer, encode_ask,
@@ -34,6 +35,16 @@ const VAIN_PULLS_MAX: u32 = 4;
 
 /// Owners asked at once about gaps and disputes.
 const REPAIRS_MAX: usize = 16;
+
+/// Members that another does not list which are probed at once, at most; further ones at the next comparison.
+const UNLISTED_MAX: usize = 16;
+
+/// Members that are gone of which one datagram tells.
+const BURIED_TOLD: usize = 20;
+
+/// Nobody has anything against a member.
+const SPOTLESS: ListedState =
+    ListedState::Judged { turn: 0, finding: Finding::Clear, by: NodeId(0), witnesses: 0 };
 
 /// A question under way.
 #[derive(Debug)]
@@ -69,11 +80,10 @@ impl Node {
     }
 
     fn anybody(&mut self) -> Option<Peer> {
-        let present = self.roster.present_len();
-        if present == 0 {
-            return None;
-        }
-        let id = self.roster.nth(self.rng.random_range(0..present))?;
+        let id = match self.roster.reachable_len() {
+            0 => self.roster.present().next()?.peer.id,
+            reachable => self.roster.nth(self.rng.random_range(0..reachable))?,
+        };
         self.roster.get(id).map(|entry| entry.peer)
     }
 
@@ -254,7 +264,7 @@ impl Node {
             }
             Ask::Trade { asker, want, give, members } => {
                 self.greet(now, from, asker, out);
-                self.take_members(now, &members, out);
+                self.take_members(now, &members, asker, out);
                 self.take_deltas(now, give, asker, out);
                 Answer::Traded { deltas: self.deltas(&want) }
             }
@@ -276,7 +286,7 @@ impl Node {
     fn page(&self, asker: &Peer, after: Option<NodeId>) -> Answer {
         let (teller, is_ready) = (self.peer(), self.is_ready);
         let mut members = if after.is_none() { self.listing() } else { Vec::new() };
-        members.extend(self.later_start(asker).map(|peer| Listed { peer, state: ListedState::Present }));
+        members.extend(self.later_start(asker).map(|peer| Listed { peer, state: SPOTLESS }));
         let mut deltas: Vec<Delta> = Vec::new();
         let mut room = DELTA_BYTES_MAX;
         let mut last = None;
@@ -308,10 +318,16 @@ impl Node {
     }
 
     fn listing(&self) -> Vec<Listed> {
-        let present = self.roster.present().map(|entry| (entry.peer, ListedState::Present));
-        let left = self.roster.left().map(|entry| (entry.peer, ListedState::Left));
-        let me = (self.peer(), ListedState::Present);
-        present.chain(left).chain([me]).map(|(peer, state)| Listed { peer, state }).collect()
+        let judged = |standing: &Standing| {
+            let Standing { turn, finding, by, witnesses, .. } = *standing;
+            ListedState::Judged { turn, finding, by, witnesses }
+        };
+        let others = self.roster.iter().map(|(_, entry)| match entry.state {
+            MemberState::Left => (entry.peer, ListedState::Left),
+            _ => (entry.peer, judged(&entry.standing)),
+        });
+        let me = (self.peer(), judged(&self.own));
+        others.chain([me]).map(|(peer, state)| Listed { peer, state }).collect()
     }
 
     fn differences(&self, salt: u64, sums: &[u64], members: u64) -> Answer {
@@ -365,7 +381,7 @@ impl Node {
                 if teller.is_same_start(&with) {
                     self.introduce(now, teller, true, out);
                 }
-                self.take_members(now, &members, out);
+                self.take_members(now, &members, with, out);
                 let rest = rest.into_iter().chain(self.take_pages(now, with, deltas, out)).collect();
                 self.after_page(now, with, is_ready, rest, after, out);
             }
@@ -460,7 +476,8 @@ impl Node {
     ) {
         let (listing, has_members) = match members {
             Some(theirs) => {
-                self.take_members(now, &theirs, out);
+                self.take_members(now, &theirs, with, out);
+                self.doubt_unlisted(now, &theirs, out);
                 (self.listing(), true)
             }
             None => (Vec::new(), false),
@@ -551,15 +568,50 @@ impl Node {
         brought
     }
 
-    /// What another lists: whom we do not know comes in by hearsay; whom we believe to be down is asked.
-    fn take_members(&mut self, now: Time, members: &[Listed], out: &mut Outbox) {
+    /// What another lists: whom we do not know comes in by hearsay; whom we believe to be down is asked. Of whoever is
+    /// in a grave here, the other is told so.
+    fn take_members(&mut self, now: Time, members: &[Listed], from: Peer, out: &mut Outbox) {
+        let mut buried = Vec::new();
         for listed in members {
             let peer = listed.peer;
-            match listed.state {
-                ListedState::Present => self.introduce(now, peer, false, out),
-                ListedState::Left => self.take_left(now, peer, out),
+            let ListedState::Judged { turn, finding, by, witnesses } = listed.state else {
+                self.take_left(now, peer, out);
+                continue;
+            };
+            let generation = peer.generation;
+            let verdict = Verdict { subject: peer.id, generation, turn, finding, by, witnesses };
+            if finding == Finding::Down {
+                // Who is down there need not come in here.
+                if self.roster.get(peer.id).is_some() && verdict.is_sound() {
+                    self.take_verdict(now, &verdict, None, from, out);
+                }
+                continue;
+            }
+            let is_gone = |entry: &crate::roster::Entry| {
+                entry.state == MemberState::Down && entry.peer.generation == generation
+            };
+            if self.roster.is_buried(peer.id, generation) || self.roster.get(peer.id).is_some_and(is_gone) {
+                buried.push(Verdict { turn: turn | 1, finding: Finding::Down, by: self.config.id, ..verdict });
+            }
+            self.introduce(now, peer, false, out);
+            if turn > 0 && verdict.is_sound() {
+                self.take_verdict(now, &verdict, None, from, out);
             }
         }
+        for some in buried.chunks(BURIED_TOLD) {
+            self.send(&from, out, |filling| filling.verdicts(0, some));
+        }
+    }
+
+    /// Members that another does not list may be gone.
+    fn doubt_unlisted(&mut self, now: Time, members: &[Listed], out: &mut Outbox) {
+        let listed: BTreeSet<_> = members.iter().map(|listed| listed.peer.id).collect();
+        let unlisted: Vec<_> =
+            self.roster.present().map(|entry| entry.peer.id).filter(|id| !listed.contains(id)).collect();
+        for id in unlisted.into_iter().take(UNLISTED_MAX) {
+            self.detector.doubt(now, id, &self.roster);
+        }
+        self.heed_detector(now, out);
     }
 
     fn take_left(&mut self, now: Time, peer: Peer, out: &mut Outbox) {

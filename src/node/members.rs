@@ -10,6 +10,7 @@ use crate::peer::{EPOCH_MAX, Epoch, Generation, Member, MemberState, NodeId, Pee
 use crate::record::{Content, Key, MemberRecord, Owner};
 use crate::swim::{Note, undead_notice};
 use crate::time::Time;
+use crate::verdict::Standing;
 use crate::wire::{Body, Record, encode_member};
 
 impl Node {
@@ -27,6 +28,11 @@ impl Node {
                         self.admit(now, peer, out);
                     }
                     Note::Down(peer) => self.lose(now, peer, out),
+                    Note::Doubt(peer) => {
+                        if self.is_present(&peer) {
+                            self.detector.doubt(now, peer.id, &self.roster);
+                        }
+                    }
                     Note::Renewed(_) => {
                         self.counters.renewals += 1;
                         self.state_self(now, false, out);
@@ -170,12 +176,13 @@ impl Node {
     }
 
     /// A member is down.
-    fn lose(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
+    pub(super) fn lose(&mut self, now: Time, peer: Peer, out: &mut Outbox) {
         let is_current = self.roster.get(peer.id).is_some_and(|e| e.peer.rank() == peer.rank());
         if !is_current || !self.is_present(&peer) {
             return;
         }
         self.counters.members_down += 1;
+        self.detector.forget(peer.id);
         self.roster.put(peer, MemberState::Down, now);
         self.table.set_counted(peer.id, false);
         self.contacts.remember(peer.addr);
@@ -403,7 +410,7 @@ impl Node {
     }
 
     /// The member as it was told to the program, in another state.
-    fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
+    pub(super) fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
         let shown = self.roster.get(id)?.shown.clone()?;
         let shown = Arc::new(Member { state, ..(*shown).clone() });
         self.roster.show(id, shown.clone());
@@ -438,6 +445,8 @@ impl Node {
     /// Says who we are: at the start, with a new life, and at the end.
     pub(super) fn state_self(&mut self, now: Time, has_left: bool, out: &mut Outbox) {
         let me = self.peer();
+        // A new life has a clean slate.
+        self.own = Standing::spotless(me.id, now);
         let said = MemberRecord {
             addr: me.addr,
             generation: me.generation,

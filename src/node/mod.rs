@@ -9,8 +9,9 @@ mod members;
 #[cfg(test)]
 mod pressed;
 mod records;
+mod verdicts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +21,24 @@ use rand::{RngExt, SeedableRng};
 
 use crate::contact::{Around, Contacts};
 use crate::counters::Counters;
+use crate::detector::Detector;
 use crate::effect::{Event, Fatal, Input, InputError, Outbox, Warning};
 use crate::pace::{Allowance, Warned};
-use crate::peer::{Epoch, Generation, Member, NodeId, Peer};
+use crate::peer::{Epoch, Generation, Member, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
 use crate::roster::{self, Roster};
 use crate::rumors::Rumors;
+use crate::story::Story;
 pub use crate::swim::Tuning;
 use crate::swim::{Swim, SwimError};
 use crate::sync::Sync;
 use crate::table::Table;
 use crate::time::Time;
+use crate::verdict::Standing;
 use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 
 use exchange::Conversation;
+pub use verdicts::{PARTITION_HOLD, Reachability};
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
 pub const LIMBO_MAX: usize = 1_024;
@@ -131,8 +136,10 @@ pub struct Config {
 pub struct ViewDigest {
     /// The fingerprint over live records.
     pub records: u64,
-    /// The fingerprint over present members.
+    /// The fingerprint over present members, and what they are accused of.
     pub members: u64,
+    /// The fingerprint over members that are not unreachable.
+    pub reachable: u64,
     /// Present members, this node included.
     pub live_members: usize,
     /// Live records of present members.
@@ -158,6 +165,14 @@ pub struct QueueLengths {
     pub members: usize,
     /// Questions under way; at most [`exchange::CONVERSATIONS_MAX`].
     pub conversations: usize,
+    /// Verdicts remembered for passing on; at most [`crate::rumors::RUMORS_MAX`].
+    pub verdicts: usize,
+    /// Probes whose answers are awaited; at most [`crate::detector::AWAITED_MAX`].
+    pub awaited: usize,
+    /// Accusations of ours under way; at most [`crate::detector::CASES_MAX`].
+    pub cases: usize,
+    /// Accusations of others that we witness; at most [`crate::detector::HELPS_MAX`].
+    pub helps: usize,
     /// foca's timers.
     pub timers: usize,
     /// foca's updates that wait to be told.
@@ -184,11 +199,24 @@ pub struct Node {
     has_left: bool,
 
     swim: Swim,
+    detector: Detector,
     roster: Roster,
     table: Table,
     rumors: Rumors<(Owner, Key)>,
+    /// Verdicts on their way.
+    verdicts: Rumors<(NodeId, Generation)>,
     contacts: Contacts,
     sync: Sync,
+
+    /// The verdict on our own life.
+    own: Standing,
+    story: Story,
+    /// Since when a split is suspected.
+    partition: Option<Time>,
+    /// Members whose state changed, and when the program hears of it and last heard.
+    untold: BTreeSet<NodeId>,
+    tell_at: Option<Time>,
+    told: Time,
 
     /// Our own member as it was last told to the program.
     shown: Option<Arc<Member>>,
@@ -258,6 +286,14 @@ impl Node {
             roster: Roster::new(me.id),
             table: Table::new(),
             rumors: Rumors::default(),
+            verdicts: Rumors::default(),
+            detector: Detector::new(config.tuning.watch.clone(), now, &mut rng),
+            own: Standing::spotless(me.id, now),
+            story: Story::default(),
+            partition: None,
+            untold: BTreeSet::new(),
+            tell_at: None,
+            told: Time::ZERO,
             contacts,
             sync: Sync::new(now, &mut rng),
             rng,
@@ -335,6 +371,8 @@ impl Node {
         let pull = (self.needs_pull && !self.is_pulling() && self.roster.present_len() > 0).then_some(self.pull_at);
         [
             self.swim.next_wake(),
+            (self.roster.present_len() > 0).then(|| self.detector.next_wake()),
+            self.tell_at,
             self.contacts.next_wake(&Surroundings(&self.roster)),
             Some(self.sync.next_wake()),
             Some(self.housekeeping_at),
@@ -358,6 +396,7 @@ impl Node {
         counters.renewals_limited += self.swim.renewals_limited;
         counters.contacts_limited += self.contacts.limited;
         counters.graves_limited += self.roster.graves_limited;
+        counters.add(&self.detector.counts);
         counters
     }
 
@@ -371,21 +410,24 @@ impl Node {
         ViewDigest {
             records: self.table.fingerprint(),
             members: self.members_fingerprint(),
+            reachable: self.roster.reachable_fingerprint().wrapping_add(roster::fingerprint_of(&self.peer(), 0)),
             live_members: self.roster.present_len() + 1,
             live_records: self.table.live_len(),
         }
     }
 
-    /// The present members, this node included, in order of their ids.
+    /// The members that are not unreachable, this node included, in order of their ids.
     pub fn live_members(&self) -> Vec<Peer> {
-        let mut members: Vec<_> = self.roster.present().map(|entry| entry.peer).chain([self.peer()]).collect();
+        let reachable = self.roster.present().filter(|entry| entry.state != MemberState::Unreachable);
+        let mut members: Vec<_> = reachable.map(|entry| entry.peer).chain([self.peer()]).collect();
         members.sort_by_key(|peer| peer.id);
         members
     }
 
-    /// The live records of present members, in order.
+    /// The live records of members that are not unreachable, in order.
     pub fn live_records(&self) -> Vec<(Owner, Key, Version)> {
-        let owners: Vec<_> = self.table.counted().collect();
+        let is_reachable = |id| self.roster.get(id).is_none_or(|entry| entry.state != MemberState::Unreachable);
+        let owners: Vec<_> = self.table.counted().filter(|owner| is_reachable(owner.id)).collect();
         owners
             .into_iter()
             .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
@@ -399,13 +441,17 @@ impl Node {
 
     /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.
     pub fn known_addrs(&self) -> Vec<(NodeId, SocketAddr)> {
-        let left = crate::peer::MemberState::Left;
-        self.roster.iter().filter(|(_, e)| e.state != left).map(|(id, e)| (id, e.peer.addr)).collect()
+        self.roster.iter().filter(|(_, e)| e.state != MemberState::Left).map(|(id, e)| (id, e.peer.addr)).collect()
     }
 
     /// The lengths of the node's queues.
     pub fn queues(&self) -> QueueLengths {
+        let (awaited, cases, helps) = self.detector.lens();
         QueueLengths {
+            awaited,
+            cases,
+            helps,
+            verdicts: self.verdicts.len(),
             rumors: self.rumors.len(),
             contacts: self.contacts.asked_len(),
             repeats: self.rumors.waiting_len(),
@@ -424,7 +470,7 @@ impl Node {
     }
 
     fn members_fingerprint(&self) -> u64 {
-        self.roster.fingerprint().wrapping_add(roster::fingerprint_of(&self.peer()))
+        self.roster.fingerprint().wrapping_add(roster::fingerprint_of(&self.peer(), self.own.accused_turn()))
     }
 
     fn begin(&mut self, now: Time, out: &mut Outbox) {
@@ -452,6 +498,10 @@ impl Node {
             // What a timer found out must be known before the next is judged.
             self.heed_swim(now, out);
         }
+        if self.roster.present_len() > 0 {
+            self.detector.wake(now, &self.roster, &mut self.rng);
+            self.heed_detector(now, out);
+        }
         for (addr, cookie) in self.contacts.due(now, &Surroundings(&self.roster), &mut self.rng) {
             self.say_hello(addr, cookie, out);
         }
@@ -470,7 +520,9 @@ impl Node {
     /// Follows up on what an input led to, until nothing is left to do but wait.
     fn settle(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
         self.heed_swim(now, out);
-        if self.rumors.is_hot() {
+        self.heed_detector(now, out);
+        self.tell_states(now, out);
+        if self.rumors.is_hot() || self.verdicts.is_hot() {
             let may_at = self.flushed + COALESCE;
             if now >= may_at || self.flush_at.is_some_and(|at| now >= at) {
                 self.flush(now, out);
@@ -486,13 +538,21 @@ impl Node {
     fn keep_house(&mut self, now: Time, out: &mut Outbox) {
         self.housekeeping_at = now + HOUSEKEEPING_EVERY;
         self.rumors.forget(now);
+        self.verdicts.forget(now);
+        self.detector.keep_house(now, &self.roster);
+        self.refute_later(now, out);
+        self.evict_long_unreachable(now);
+        self.heed_detector(now, out);
+        self.look_for_split(now, out);
         self.table.forget_tombstones(now);
         self.roster.clear_graves(now);
         self.goodbyes.retain(|_, (since, _)| now.since(*since) <= LIMBO_KEPT);
         self.clear_limbo(now);
         let roster = &self.roster;
         self.changes.retain(|id, _| roster.get(*id).is_some());
-        self.reap(now, out);
+        if self.may_evict(now) {
+            self.reap(now, out);
+        }
         self.outlive_rival(now, out);
         self.swim.resize(self.roster.present_len() + 1);
         if let Some(shown) = &self.shown {

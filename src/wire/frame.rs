@@ -7,6 +7,7 @@ use super::record::{Record, VERSION_MAX};
 use super::{WIRE_NEWEST, WIRE_OLDEST, WireError, put, split, take_all};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Key, Owner, Version};
+use crate::verdict::Finding;
 
 /// The most bytes of one frame; what is longer is told in pages.
 pub const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -60,7 +61,9 @@ pub(crate) struct Listed {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum ListedState {
-    Present,
+    /// Present or down; with the turn, the finding, who found it, and how many witnesses of the verdict that stands.
+    Judged { turn: u32, finding: Finding, by: NodeId, witnesses: u8 },
+    /// It said goodbye.
     Left,
 }
 

@@ -15,6 +15,7 @@ mod frame;
 mod header;
 #[cfg(feature = "net")]
 mod keyring;
+mod probe;
 mod record;
 mod section;
 
@@ -28,12 +29,13 @@ pub(crate) use frame::{
 pub use header::{HEADER_BYTES, Header, Kind, cluster_tag};
 #[cfg(feature = "net")]
 pub(crate) use keyring::{ToldRing, decode_ring, encode_ring, is_about_keys};
+pub(crate) use probe::{Accusation, Probe};
 pub use record::{Body, Record, decode_content, encode_instance, encode_member};
 pub(crate) use record::{BodyRef, content_hash};
 pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
 pub(crate) use section::{
     Fingerprints, Hello, Outgoing, Refusal, RefusalReason, Section, Sections, SwimMessage, SwimSection, SwimUpdate,
-    rumor_bytes,
+    VERDICT_BYTES_MAX, rumor_bytes,
 };
 
 /// The oldest wire version that this program reads.

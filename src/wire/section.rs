@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::header::{HEADER_BYTES, Header};
+use super::probe::Probe;
 use super::record::Record;
 use super::{WireError, put, split, take, take_all};
 use crate::peer::Peer;
+use crate::verdict::Verdict;
 
 /// The most bytes of a datagram, sealed: 1,280 (the least MTU of IPv6, RFC 8200 section 5) less 48 for IPv6 and UDP
 /// headers, less room for a tunnel. No path needs fragments.
@@ -22,9 +24,14 @@ const SECTION_HEAD_BYTES: usize = 3;
 const TAG_SWIM: u8 = 1;
 const TAG_RUMORS: u8 = 2;
 const TAG_FINGERPRINTS: u8 = 3;
+const TAG_PROBE: u8 = 4;
 const TAG_HELLO: u8 = 6;
 const TAG_REFUSAL: u8 = 7;
-// Reserved from the first day: 4 for probes and verdicts, 5 for signatures.
+const TAG_VERDICTS: u8 = 8;
+// Reserved from the first day: 5 for signatures.
+
+/// The most bytes of one verdict.
+pub(crate) const VERDICT_BYTES_MAX: usize = 9 + 9 + 5 + 1 + 9 + 1;
 
 /// foca's payload, without what the header and the receiver know already: both identities but for their bumps.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -110,6 +117,12 @@ pub(crate) enum Section {
         records: Vec<Record>,
     },
     Fingerprints(Fingerprints),
+    Probe(Probe),
+    /// Verdicts, and the position on the ring up to which the receiver passes them on; 0 for not at all.
+    Verdicts {
+        until: u64,
+        verdicts: Vec<Verdict>,
+    },
     Hello(Hello),
     Refusal(Refusal),
     /// Of a tag that we do not know.
@@ -135,6 +148,8 @@ impl<'a> Sections<'a> {
             TAG_SWIM => take_all(bytes, "membership section").map(Section::Swim),
             TAG_RUMORS => read_rumors(bytes),
             TAG_FINGERPRINTS => read_fingerprints(bytes),
+            TAG_PROBE => take_all(bytes, "probe").map(Section::Probe),
+            TAG_VERDICTS => read_verdicts(bytes),
             // A Hello is padded, so that its answer is never larger; see `Outgoing::hello`.
             TAG_HELLO => take(&mut { bytes }, "hello").map(Section::Hello),
             TAG_REFUSAL => take_all(bytes, "refusal").map(Section::Refusal),
@@ -165,6 +180,19 @@ fn read_rumors(mut bytes: &[u8]) -> Result<Section, WireError> {
         records.push(Record::read(&mut bytes)?);
     }
     Ok(Section::Rumors { until, records })
+}
+
+fn read_verdicts(mut bytes: &[u8]) -> Result<Section, WireError> {
+    let until = read_u64(&mut bytes, "verdicts")?;
+    let mut verdicts = Vec::new();
+    while !bytes.is_empty() {
+        let verdict: Verdict = take(&mut bytes, "verdict")?;
+        if !verdict.is_sound() {
+            return Err(WireError::Invalid("verdict"));
+        }
+        verdicts.push(verdict);
+    }
+    Ok(Section::Verdicts { until, verdicts })
 }
 
 fn read_fingerprints(mut bytes: &[u8]) -> Result<Section, WireError> {
@@ -215,6 +243,21 @@ impl Outgoing {
             into.extend_from_slice(&fingerprints.members.to_le_bytes());
             into.push(u8::from(fingerprints.wants_answer));
             Ok(())
+        })
+    }
+
+    pub(crate) fn probe(&mut self, probe: &Probe) -> Result<(), WireError> {
+        self.section(TAG_PROBE, |into| put(into, probe))
+    }
+
+    pub(crate) fn verdicts<'v>(
+        &mut self,
+        until: u64,
+        verdicts: impl IntoIterator<Item = &'v Verdict>,
+    ) -> Result<(), WireError> {
+        self.section(TAG_VERDICTS, |into| {
+            into.extend_from_slice(&until.to_le_bytes());
+            verdicts.into_iter().try_for_each(|verdict| put(into, verdict))
         })
     }
 

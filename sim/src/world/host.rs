@@ -62,8 +62,8 @@ pub(super) struct Host {
     pub(super) highest: Highest,
     /// Changes of the view since it was looked through.
     pub(super) unchecked: usize,
-    /// The fingerprints after the last input: records, members.
-    pub(super) fingerprints: (u64, u64),
+    /// The fingerprints after the last input: records, members, reachable members.
+    pub(super) fingerprints: (u64, u64, u64),
     pub(super) ready_at: Option<Time>,
     pub(super) fatal: Option<Fatal>,
     pub(super) traffic: Traffic,
@@ -97,7 +97,7 @@ impl Host {
             pending: None,
             highest: Highest::new(),
             unchecked: 0,
-            fingerprints: (0, 0),
+            fingerprints: (0, 0, 0),
             ready_at: None,
             fatal: None,
             traffic: Traffic::default(),

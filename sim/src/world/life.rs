@@ -131,6 +131,6 @@ impl World {
         host.unheard_at = None;
         host.hold = Hold::Free;
         host.highest.clear();
-        host.fingerprints = (0, 0);
+        host.fingerprints = (0, 0, 0);
     }
 }

@@ -25,7 +25,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tidings::effect::{Datagram, Event, Fatal, Input, InputError, Outbox};
 use tidings::node::Tuning;
-use tidings::peer::{NodeId, Peer};
+use tidings::peer::{MemberState, NodeId, Peer};
 use tidings::record::{Instance, Key, Owner};
 use tidings::time::Time;
 
@@ -557,7 +557,11 @@ impl World {
     fn note(&mut self, index: HostIndex, event: &Event) {
         let now = self.now;
         match event {
-            Event::MemberDown(member) => {
+            Event::MemberChanged(member) if member.state == MemberState::Suspect => {}
+            Event::MemberChanged(member) if member.state != MemberState::Unreachable => {
+                self.watch.called_back(now, index, (member.peer.id, member.peer.epoch()));
+            }
+            Event::MemberDown(member) | Event::MemberChanged(member) => {
                 let about = (member.peer.id, member.peer.epoch());
                 let Some(subject) = self.watch.host_of(about) else { return };
                 let is_open = is_open_both_ways(&self.link, index, subject);
@@ -568,7 +572,7 @@ impl World {
             Event::MemberLeft(member) | Event::MemberForgotten(member) => {
                 self.watch.dropped(now, index, (member.peer.id, member.peer.epoch()));
             }
-            Event::MemberUp(member) => self.watch.called_up(index, (member.peer.id, member.peer.epoch())),
+            Event::MemberUp(member) => self.watch.called_up(now, index, (member.peer.id, member.peer.epoch())),
             Event::ServiceUp { owner, instance } | Event::ServiceChanged { owner, instance, .. } => {
                 self.watch.listed(now, index, *owner, instance);
             }
@@ -582,10 +586,10 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(node) = &host.node else { return };
         let digest = node.digest();
-        if (digest.records, digest.members) == host.fingerprints {
+        if (digest.records, digest.members, digest.reachable) == host.fingerprints {
             return;
         }
-        host.fingerprints = (digest.records, digest.members);
+        host.fingerprints = (digest.records, digest.members, digest.reachable);
         self.view_changes += 1;
         if let Err(what) = check::queues_are_bounded(&node.queues()) {
             self.fail(index, what);

@@ -1,0 +1,498 @@
+//! What comes of what the detector finds: verdicts are told to everybody, taken over, refuted; members are marked, and
+//! after a long while taken to be gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::Node;
+use crate::detector::{Act, Rtt};
+use crate::effect::{Event, Outbox};
+use crate::peer::{Generation, MemberState, NodeId, Peer};
+use crate::story::{Line, Seen};
+use crate::swim::undead_notice;
+use crate::time::Time;
+use crate::verdict::{Finding, Standing, Verdict};
+use crate::wire::{Accusation, Outgoing, Probe, VERDICT_BYTES_MAX};
+
+/// Witnesses that a verdict needs to be believed by whoever reaches the accused itself.
+const QUORUM: usize = 3;
+
+/// How fresh our own evidence of a member must be to speak against a verdict with too few witnesses.
+const FRESH: Duration = Duration::from_millis(1_500);
+
+/// When members change their state one after the other, they are told together once in this time: a reader sees one
+/// change, not ten.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// The least number of members, and the least part of all, that must be unreachable for that to look like a split.
+const SPLIT_MIN: usize = 2;
+const SPLIT_SHARE: usize = 4;
+
+/// How long nobody is taken to be gone while a split is suspected.
+pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
+
+/// Members confirmed to be gone at once.
+const EVICTED_AT_ONCE: usize = 4;
+
+/// After how many times `evict_after` anybody confirms that a member is gone, and not its observer alone.
+const EVICT_ANYWAY: u32 = 3;
+
+/// Verdicts in one datagram, at most.
+const VERDICTS_MAX: usize = 20;
+
+/// What a node knows of a member's reachability.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Reachability {
+    /// What is believed of it.
+    pub state: MemberState,
+    /// The verdict that stands.
+    pub standing: Standing,
+    /// The round-trip time, if we probed it.
+    pub rtt: Option<Rtt>,
+}
+
+impl Node {
+    /// What is known of a member's reachability; `None` if it is not known at all, or ourselves.
+    pub fn reachability(&self, id: NodeId) -> Option<Reachability> {
+        let entry = self.roster.get(id)?;
+        Some(Reachability { state: entry.state, standing: entry.standing, rtt: self.detector.rtt(id) })
+    }
+
+    /// The verdict on this node itself.
+    pub fn own_standing(&self) -> Standing {
+        self.own
+    }
+
+    /// Whether nobody answers this node.
+    pub fn is_cut_off(&self) -> bool {
+        self.detector.is_cut_off()
+    }
+
+    /// Since when so many members are unreachable that a split is the likelier story.
+    pub fn partition_since(&self) -> Option<Time> {
+        self.partition
+    }
+
+    /// The local health score: 0 is well, 8 the worst (Lifeguard, section IV.A).
+    pub fn health(&self) -> u8 {
+        self.detector.health()
+    }
+
+    /// The part of this node's probes that is answered of late, from 0 to 1.
+    pub fn answer_ratio(&self) -> f64 {
+        self.detector.answer_ratio()
+    }
+
+    /// How it came that a member is believed to be in its state, in order, as far as it is remembered: at most the last
+    /// [`STORY_MAX`](crate::story::STORY_MAX) lines of all members.
+    pub fn explain(&self, id: NodeId) -> impl Iterator<Item = &Line> {
+        self.story.of(id)
+    }
+
+    /// Does what the detector wants done, until it wants nothing more.
+    pub(super) fn heed_detector(&mut self, now: Time, out: &mut Outbox) {
+        while self.detector.has_acts() {
+            for act in self.detector.take_acts() {
+                self.act(now, act, out);
+            }
+        }
+    }
+
+    fn act(&mut self, now: Time, act: Act, out: &mut Outbox) {
+        match act {
+            Act::Say { to, probe } => self.say_probe(&to, probe, out),
+            Act::Suspect(id) => {
+                if self.roster.suspect(id, true, now) {
+                    self.tell_soon(now, id);
+                }
+            }
+            Act::Clear(id) => {
+                if self.roster.suspect(id, false, now) {
+                    self.tell_soon(now, id);
+                }
+            }
+            Act::Convict { peer, finding, witnesses } => self.convict(now, &peer, finding, witnesses, out),
+            Act::Release { peer, sent, answered } => self.release(now, &peer, (sent, answered), out),
+            Act::CutOff(is_cut_off) => {
+                let me = self.config.id;
+                self.story.tell(now, me, if is_cut_off { Seen::CutOff } else { Seen::Rejoined });
+                out.events.push(Event::CutOff(is_cut_off));
+                self.look_for_split(now, out);
+            }
+            Act::Saw { subject, seen } => self.story.tell(now, subject, seen),
+        }
+    }
+
+    /// Sends a probe; whoever we hold something against hears of it.
+    fn say_probe(&mut self, to: &Peer, mut probe: Probe, out: &mut Outbox) {
+        let held = self.roster.get(to.id).filter(|entry| entry.peer == *to && entry.standing.finding.accuses());
+        let held = held.map(|entry| Accusation {
+            bump: to.generation.bump(),
+            turn: entry.standing.turn,
+            finding: entry.standing.finding,
+        });
+        if let Probe::Ping { accusation, .. } | Probe::Pong { accusation, .. } = &mut probe {
+            *accusation = held;
+        }
+        self.send(to, out, |filling| filling.probe(&probe));
+    }
+
+    pub(super) fn on_probe(&mut self, now: Time, from: Peer, probe: Probe, out: &mut Outbox) {
+        self.detector.receive(now, from, probe, &self.roster);
+        if let Probe::Ping { accusation: Some(accusation), .. } | Probe::Pong { accusation: Some(accusation), .. } = probe
+        {
+            self.on_accusation(now, from, accusation, out);
+        }
+        self.heed_detector(now, out);
+    }
+
+    /// Somebody holds something against us.
+    fn on_accusation(&mut self, now: Time, from: Peer, accusation: Accusation, out: &mut Outbox) {
+        let me = self.peer();
+        let Accusation { bump, turn, finding } = accusation;
+        let verdict =
+            Verdict { subject: me.id, generation: me.generation, turn, finding, by: from.id, witnesses: 0 };
+        if bump != me.generation.bump() || !verdict.is_sound() {
+            return;
+        }
+        self.bear(now, &verdict, from, out);
+        if !self.own.finding.accuses() && self.own.turn > turn {
+            // Whoever said so hears the answer first: it may be the only one on its side that we reach.
+            let refutation = self.own.verdict(me.id, me.generation);
+            let until = self.roster.position();
+            self.send(&from, out, |filling| filling.verdicts(until, [&refutation]));
+        }
+    }
+
+    /// Takes over a verdict on ourselves, and refutes it if that is our right.
+    fn bear(&mut self, now: Time, verdict: &Verdict, from: Peer, out: &mut Outbox) -> bool {
+        if verdict.generation != self.peer().generation || !self.own.take(verdict, now) {
+            return false;
+        }
+        if verdict.finding == Finding::Down {
+            // This life is over for the others: the next one begins as foca would have it.
+            let notice = undead_notice(&from, &self.peer());
+            if let Err(error) = self.swim.receive(now, from, notice, |_| false) {
+                self.swim_error(error);
+            }
+            self.heed_swim(now, out);
+            return true;
+        }
+        if verdict.finding.accuses() {
+            self.counters.accused += 1;
+            self.detector.was_accused();
+            self.refute(now, out);
+        }
+        true
+    }
+
+    /// Says that we live, unless others are to say so: they get too few of our answers, or it changes too often.
+    fn refute(&mut self, now: Time, out: &mut Outbox) {
+        let me = self.peer();
+        let Standing { turn, finding, .. } = self.own;
+        if !finding.accuses() {
+            return;
+        }
+        if finding == Finding::Lossy || self.own.is_damped(now) {
+            self.story.tell(now, me.id, Seen::Bore { finding, turn });
+            return;
+        }
+        let generation = me.generation;
+        let clear = Finding::Clear;
+        let refutation = Verdict { subject: me.id, generation, turn: turn + 1, finding: clear, by: me.id, witnesses: 0 };
+        self.own.take(&refutation, now);
+        self.counters.refutations += 1;
+        self.story.tell(now, me.id, Seen::Refuted { turn: turn + 1 });
+        self.spread(now, &refutation, self.roster.position());
+        self.flush(now, out);
+    }
+
+    /// An accusation that we had to bear may be old enough to be refuted.
+    pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
+        if self.own.finding == Finding::Silent && !self.own.is_damped(now) {
+            self.refute(now, out);
+        }
+    }
+
+    fn convict(&mut self, now: Time, peer: &Peer, finding: Finding, witnesses: u8, out: &mut Outbox) {
+        let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer == *peer) else { return };
+        let standing = entry.standing;
+        let turn = match (finding, standing.finding.accuses()) {
+            (Finding::Down, true) if self.may_evict(now) => standing.turn,
+            (Finding::Silent | Finding::Lossy, false) => standing.turn + 1,
+            // Somebody else was faster, or it came back.
+            _ => return,
+        };
+        self.publish(now, peer, (turn, finding, witnesses), out);
+    }
+
+    fn release(&mut self, now: Time, peer: &Peer, (sent, answered): (u32, u32), out: &mut Outbox) {
+        let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer == *peer) else { return };
+        let standing = entry.standing;
+        if entry.state != MemberState::Unreachable || !standing.finding.accuses() || standing.is_damped(now) {
+            return;
+        }
+        self.story.tell(now, peer.id, Seen::Released { sent, answered });
+        self.publish(now, peer, (standing.turn + 1, Finding::Clear, 0), out);
+    }
+
+    /// Tells everybody what we found.
+    fn publish(
+        &mut self,
+        now: Time,
+        peer: &Peer,
+        (turn, finding, witnesses): (u32, Finding, u8),
+        out: &mut Outbox,
+    ) {
+        let (subject, generation, by) = (peer.id, peer.generation, self.config.id);
+        let verdict = Verdict { subject, generation, turn, finding, by, witnesses };
+        self.counters.verdicts_published += 1;
+        self.apply_verdict(now, &verdict, out);
+        self.spread(now, &verdict, self.roster.position());
+        self.flush(now, out);
+    }
+
+    fn spread(&mut self, now: Time, verdict: &Verdict, until: u64) {
+        if !self.verdicts.learn((verdict.subject, verdict.generation), verdict.rank(), until, now) {
+            self.counters.rumors_limited += 1;
+        }
+    }
+
+    /// Takes in a verdict; `until` ends our part of the ring for passing it on, `None` passes nothing on.
+    pub(super) fn take_verdict(
+        &mut self,
+        now: Time,
+        verdict: &Verdict,
+        until: Option<u64>,
+        from: Peer,
+        out: &mut Outbox,
+    ) {
+        self.counters.verdicts_received += 1;
+        let is_news = if verdict.subject == self.config.id {
+            self.bear(now, verdict, from, out)
+        } else {
+            self.consider(now, verdict, out)
+        };
+        match until {
+            Some(until) if is_news => self.spread(now, verdict, until),
+            Some(until) => {
+                self.verdicts.hear_again(&(verdict.subject, verdict.generation), verdict.rank(), until);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether a verdict on somebody else is news, and stands here from now on.
+    fn consider(&mut self, now: Time, verdict: &Verdict, out: &mut Outbox) -> bool {
+        let Some(entry) = self.roster.get(verdict.subject) else { return false };
+        let (peer, state, evidence) = (entry.peer, entry.state, entry.evidence.last());
+        if peer.generation != verdict.generation || !state.is_present() || verdict.rank() <= entry.standing.rank() {
+            return false;
+        }
+        let Verdict { finding, turn, by, witnesses, .. } = *verdict;
+        let fresh = if finding == Finding::Down { self.config.tuning.watch.evict_after / 2 } else { FRESH };
+        let is_heard = evidence.is_some_and(|at| now.since(at) < fresh);
+        let is_weak = usize::from(witnesses) < QUORUM.min(self.roster.reachable_len());
+        let is_contested = is_heard && (is_weak || finding == Finding::Down);
+        if finding.accuses() && is_contested && state != MemberState::Suspect {
+            self.counters.verdicts_disputed += 1;
+            self.story.tell(now, peer.id, Seen::Disputed { finding, by, witnesses });
+            // If it lives, it is to refute that itself; if not, we find out as well.
+            let accusation = Accusation { bump: peer.generation.bump(), turn, finding };
+            let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
+            self.send(&peer, out, |filling| filling.probe(&ping));
+            self.detector.doubt(now, peer.id, &self.roster);
+            self.heed_detector(now, out);
+            return false;
+        }
+        self.story.tell(now, peer.id, Seen::Heard { finding, turn, by, witnesses });
+        if finding.accuses() && evidence.is_some_and(|at| now.since(at) < FRESH) {
+            // It should hear at once what it is accused of.
+            let accusation = Accusation { bump: peer.generation.bump(), turn, finding };
+            let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
+            self.send(&peer, out, |filling| filling.probe(&ping));
+        }
+        self.apply_verdict(now, verdict, out);
+        true
+    }
+
+    fn apply_verdict(&mut self, now: Time, verdict: &Verdict, out: &mut Outbox) {
+        let id = verdict.subject;
+        if !self.roster.judge(verdict, now) {
+            return;
+        }
+        self.detector.forget(id);
+        match verdict.finding {
+            Finding::Down => {
+                let Some(peer) = self.roster.get(id).map(|entry| entry.peer) else { return };
+                if let Err(error) = self.swim.dismiss(now, peer) {
+                    self.swim_error(error);
+                }
+                self.heed_swim(now, out);
+                // foca may not have known it.
+                self.lose(now, peer, out);
+            }
+            Finding::Silent | Finding::Lossy => {
+                self.counters.members_unreachable += 1;
+                self.detector.hurry(now, &mut self.rng);
+                self.tell_soon(now, id);
+            }
+            Finding::Clear => {
+                self.counters.members_back += 1;
+                if self.partition.is_some() {
+                    // The others of its side are likely to be back too.
+                    self.detector.hurry(now, &mut self.rng);
+                }
+                self.tell_soon(now, id);
+            }
+        }
+        self.look_for_split(now, out);
+    }
+
+    /// Whether so many are unreachable at once that a split is the likelier story.
+    pub(super) fn look_for_split(&mut self, now: Time, out: &mut Outbox) {
+        let present = self.roster.present_len();
+        let lost = present - self.roster.reachable_len();
+        let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
+        if is_split == self.partition.is_some() {
+            return;
+        }
+        self.partition = is_split.then_some(now);
+        out.events.push(match is_split {
+            true => Event::PartitionSuspected { lost, kept: present - lost + 1 },
+            false => Event::PartitionOver,
+        });
+    }
+
+    /// Whether anybody may be taken to be gone now.
+    pub(super) fn may_evict(&self, now: Time) -> bool {
+        !self.has_left && self.partition.is_none_or(|since| now.since(since) >= PARTITION_HOLD)
+    }
+
+    /// Makes sure of those that were unreachable for long: whoever stands before them on the ring does.
+    pub(super) fn evict_long_unreachable(&mut self, now: Time) {
+        if self.roster.present_len() == self.roster.reachable_len() || !self.may_evict(now) {
+            return;
+        }
+        let after = self.config.tuning.watch.evict_after;
+        let mut is_ours = true;
+        let mut due = Vec::new();
+        for (id, state) in self.roster.successors() {
+            if state != MemberState::Unreachable {
+                is_ours = false;
+                continue;
+            }
+            let standing = self.roster.get(id).expect("it is on the ring").standing;
+            let wait = if is_ours { after } else { after * EVICT_ANYWAY };
+            if standing.finding == Finding::Silent && now.since(standing.since) >= wait {
+                due.push(id);
+            }
+            if due.len() >= EVICTED_AT_ONCE {
+                break;
+            }
+        }
+        for id in due {
+            self.detector.confirm_gone(now, id, &self.roster, &mut self.rng);
+        }
+    }
+
+    /// A member's state changed: the program hears of it soon, with others' that change in the same moments.
+    fn tell_soon(&mut self, now: Time, id: NodeId) {
+        self.untold.insert(id);
+        if self.tell_at.is_none() {
+            self.tell_at = Some(now.max(self.told + TELL_EVERY));
+        }
+    }
+
+    pub(super) fn tell_states(&mut self, now: Time, out: &mut Outbox) {
+        if self.tell_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.tell_at = None;
+        self.told = now;
+        for id in std::mem::take(&mut self.untold) {
+            let Some(state) = self.roster.get(id).map(|entry| entry.state) else { continue };
+            let is_told = self.roster.get(id).and_then(|entry| entry.shown.as_ref()).is_some_and(|m| m.state == state);
+            if is_told || !state.is_present() {
+                continue;
+            }
+            if let Some(shown) = self.restate(id, state) {
+                out.events.push(Event::MemberChanged(shown));
+            }
+        }
+    }
+
+    /// The verdict about a subject of the rumors, as it stands here now.
+    fn verdict_on(&self, (subject, generation): (NodeId, Generation)) -> Option<Verdict> {
+        let me = self.peer();
+        if subject == me.id {
+            return (generation == me.generation).then(|| self.own.verdict(subject, generation));
+        }
+        let entry = self.roster.get(subject).filter(|entry| entry.peer.generation == generation)?;
+        Some(entry.standing.verdict(subject, generation))
+    }
+
+    /// Sends every verdict that is new here: along the tree, to the successor, and to somebody at random.
+    pub(super) fn flush_verdicts(&mut self, out: &mut Outbox) {
+        let hot = self.verdicts.take_hot();
+        let reachable = self.roster.reachable_len();
+        if reachable == 0 || hot.is_empty() {
+            return;
+        }
+        let random = self.roster.nth(self.rng.random_range(0..reachable));
+        let beside: Vec<_> = self.roster.successor().into_iter().chain(random).collect();
+        let mut parcels: BTreeMap<(NodeId, u64), Vec<Verdict>> = BTreeMap::new();
+        for news in hot {
+            let Some(verdict) = self.verdict_on(news.subject) else { continue };
+            let mut told = vec![verdict.subject];
+            if news.until != 0 {
+                for (child, end) in self.roster.children(news.until) {
+                    told.push(child);
+                    parcels.entry((child, end)).or_default().push(verdict);
+                }
+            }
+            for &id in beside.iter().filter(|_| news.is_new) {
+                if !told.contains(&id) {
+                    told.push(id);
+                    parcels.entry((id, 0)).or_default().push(verdict);
+                }
+            }
+        }
+        for ((to, until), verdicts) in parcels {
+            let Some(to) = self.roster.get(to).map(|entry| entry.peer) else { continue };
+            for some in verdicts.chunks(VERDICTS_MAX) {
+                self.counters.verdicts_sent += some.len() as u64;
+                self.send(&to, out, |filling| filling.verdicts(until, some));
+            }
+        }
+    }
+
+    /// Fills the room that is left in a datagram with verdicts that have repeats left.
+    pub(super) fn repeat_verdicts(&mut self, to: NodeId, filling: &mut Outgoing) {
+        let room = (filling.room().saturating_sub(16) / VERDICT_BYTES_MAX).min(VERDICTS_MAX);
+        let mut subjects = Vec::new();
+        self.verdicts.repeat(|subject| {
+            if subjects.len() >= room {
+                return false;
+            }
+            if subject.0 != to {
+                subjects.push(*subject);
+            }
+            true
+        });
+        let verdicts: Vec<_> = subjects.into_iter().filter_map(|subject| self.verdict_on(subject)).collect();
+        if !verdicts.is_empty() {
+            self.counters.verdicts_sent += verdicts.len() as u64;
+            if filling.verdicts(0, &verdicts).is_err() {
+                self.counters.bugs += 1;
+            }
+        }
+    }
+}
+
+const _: () = assert!(
+    crate::wire::HEADER_BYTES + 3 + 8 + VERDICTS_MAX * VERDICT_BYTES_MAX + 3 + 17 + crate::wire::SEAL_BYTES
+        <= crate::wire::DATAGRAM_BYTES_MAX
+);

@@ -1,0 +1,199 @@
+//! How it came that a member is believed to be in the state that it is in: who found what, when, and how. The last of
+//! it only. Knows nothing of why.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use crate::peer::NodeId;
+use crate::time::Time;
+use crate::verdict::Finding;
+
+/// Lines kept, of all members together; the oldest goes first.
+pub const STORY_MAX: usize = 2_048;
+
+/// One thing that was seen of a member's reachability, or heard of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Seen {
+    /// Our probes of it stayed unanswered.
+    Unanswered {
+        /// How many in a row.
+        probes: u8,
+        /// How long each waited for its answer.
+        timeout: Duration,
+    },
+    /// It answered us again.
+    Answered {
+        /// The round-trip time.
+        rtt: Duration,
+    },
+    /// We asked others to probe it.
+    Asked {
+        /// How many others.
+        witnesses: usize,
+        /// Whether it was to make sure that it is gone, after it was unreachable for long.
+        is_final: bool,
+    },
+    /// One of them told what it saw.
+    Testified {
+        /// Which one.
+        by: NodeId,
+        /// Of so many probes of the member ...
+        sent: u32,
+        /// ... so many were answered;
+        answered: u32,
+        /// and of so many of us, in the same moments, ...
+        control_sent: u32,
+        /// ... so many.
+        control_answered: u32,
+    },
+    /// Others reach it.
+    Cleared {
+        /// Who reaches it well; `None` if it took all their answers together.
+        by: Option<NodeId>,
+    },
+    /// It could not be decided in time.
+    Undecided {
+        /// How many others had answered us.
+        witnesses: usize,
+    },
+    /// We said so to everybody.
+    Convicted {
+        /// What was found.
+        finding: Finding,
+        /// How many others found the same.
+        witnesses: u8,
+    },
+    /// Another member's verdict was taken over.
+    Heard {
+        /// What it says.
+        finding: Finding,
+        /// Its turn.
+        turn: u32,
+        /// Who found it; the member itself if it refuted.
+        by: NodeId,
+        /// How many others found the same.
+        witnesses: u8,
+    },
+    /// Another member's verdict was not taken over: it has too few witnesses, and we reach the member.
+    Disputed {
+        /// What it says.
+        finding: Finding,
+        /// Who found it.
+        by: NodeId,
+        /// How many others found the same.
+        witnesses: u8,
+    },
+    /// We said that it can be reached again, because it answers as others do.
+    Released {
+        /// Of so many probes ...
+        sent: u32,
+        /// ... so many were answered.
+        answered: u32,
+    },
+    /// We were accused, and said that we live.
+    Refuted {
+        /// The turn that clears us.
+        turn: u32,
+    },
+    /// We were accused, and did not object: others get too few of our answers, or we changed too often of late.
+    Bore {
+        /// What was found.
+        finding: Finding,
+        /// The turn that accuses us.
+        turn: u32,
+    },
+    /// Nobody answers us: we are cut off, and accuse nobody.
+    CutOff,
+    /// Somebody answers us again.
+    Rejoined,
+    /// We stalled; probes under way do not count.
+    Stalled {
+        /// For how long.
+        stall: Duration,
+    },
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unanswered { probes, timeout } => write!(f, "{probes} probes unanswered for {timeout:.0?} each"),
+            Self::Answered { rtt } => write!(f, "answered again after {rtt:.1?}"),
+            Self::Asked { witnesses, is_final: false } => write!(f, "asked {witnesses} members to probe it"),
+            Self::Asked { witnesses, is_final: true } => {
+                write!(f, "asked {witnesses} members to probe it once more, before it is taken to be gone")
+            }
+            Self::Testified { by, sent, answered, control_sent, control_answered } => write!(
+                f,
+                "{by} got {answered} of {sent} answers from it, and {control_answered} of {control_sent} from us"
+            ),
+            Self::Cleared { by: Some(by) } => write!(f, "cleared: {by} reaches it"),
+            Self::Cleared { by: None } => f.write_str("cleared: others reach it"),
+            Self::Undecided { witnesses } => write!(f, "undecided: {witnesses} members answered us"),
+            Self::Convicted { finding, witnesses } => {
+                write!(f, "we told everybody: {}, {witnesses} witnesses", finding.as_str())
+            }
+            Self::Heard { finding, turn, by, witnesses } => {
+                write!(f, "{by} told: {}, {witnesses} witnesses, turn {turn}", finding.as_str())
+            }
+            Self::Disputed { finding, by, witnesses } => {
+                write!(f, "{by} told: {}, {witnesses} witnesses; not believed, we reach it", finding.as_str())
+            }
+            Self::Released { sent, answered } => write!(f, "released: {answered} of {sent} probes answered"),
+            Self::Refuted { turn } => write!(f, "we were accused, and refuted it with turn {turn}"),
+            Self::Bore { finding, turn } => {
+                write!(f, "we were accused ({}, turn {turn}), and others are to say when it is over", finding.as_str())
+            }
+            Self::CutOff => f.write_str("nobody answers us: we are cut off, and accuse nobody"),
+            Self::Rejoined => f.write_str("somebody answers us again"),
+            Self::Stalled { stall } => write!(f, "we stalled for {stall:.0?}; probes under way do not count"),
+        }
+    }
+}
+
+/// One line of the story.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// When.
+    pub at: Time,
+    /// Of whom; our own id for what befell us.
+    pub subject: NodeId,
+    /// What.
+    pub seen: Seen,
+}
+
+/// The last lines, in order.
+#[derive(Default, Debug)]
+pub(crate) struct Story {
+    lines: VecDeque<Line>,
+}
+
+impl Story {
+    pub(crate) fn tell(&mut self, at: Time, subject: NodeId, seen: Seen) {
+        if self.lines.len() >= STORY_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(Line { at, subject, seen });
+    }
+
+    /// What is remembered of one member, in order.
+    pub(crate) fn of(&self, subject: NodeId) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(move |line| line.subject == subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let mut story = Story::default();
+        for n in 0..STORY_MAX as u64 + 5 {
+            story.tell(Time::from_nanos(n), NodeId(n % 2), Seen::CutOff);
+        }
+        assert_eq!(story.lines.len(), STORY_MAX);
+        assert_eq!(story.of(NodeId(1)).next().map(|line| line.at), Some(Time::from_nanos(5)));
+    }
+}

@@ -1,0 +1,197 @@
+//! What is believed of a member's reachability, and which of two beliefs stands. Knows nothing of who found out, or how.
+//!
+//! Of each life of a member there is one verdict. Its **turn** counts how often it changed: an odd turn accuses, an even
+//! one clears, and the higher one stands, whichever comes first. So all members end with the same verdict. The accused
+//! clears itself with the next turn, as in SWIM by the incarnation (Das, Gupta and Motivala, DSN 2002, section 4.2).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::peer::{Generation, NodeId};
+use crate::time::Time;
+
+/// How long a change of a member's verdict counts against its next one.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(60);
+
+/// Changes within [`FLAP_WINDOW`] after which a member is not cleared again: it is flapping, and stays accused until
+/// the first of them is old.
+pub const FLAPS_MAX: usize = 3;
+
+/// What a verdict says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Finding {
+    /// It can be reached.
+    Clear,
+    /// A quorum had no answer from it.
+    Silent,
+    /// A quorum had answers to few of its probes.
+    Lossy,
+    /// It was silent for so long that it is taken to be gone; ends this life of it.
+    Down,
+}
+
+impl Finding {
+    /// The finding as a word, as it stands in every output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            Self::Silent => "silent",
+            Self::Lossy => "lossy",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether it accuses.
+    pub const fn accuses(self) -> bool {
+        !matches!(self, Self::Clear)
+    }
+}
+
+/// A finding about one life of a member, as it travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whom it is about.
+    pub subject: NodeId,
+    /// Which of its lives.
+    pub generation: Generation,
+    /// How often its verdict changed; odd if `finding` accuses.
+    pub turn: u32,
+    /// What was found.
+    pub finding: Finding,
+    /// Who found it; the subject itself if it refutes.
+    pub by: NodeId,
+    /// How many others found the same.
+    pub witnesses: u8,
+}
+
+impl Verdict {
+    /// Which of two verdicts about one life stands: that of the larger rank.
+    pub const fn rank(&self) -> u64 {
+        (self.turn as u64) << 1 | matches!(self.finding, Finding::Down) as u64
+    }
+
+    /// Whether its parts fit together: from the wire, they may not.
+    pub const fn is_sound(&self) -> bool {
+        self.finding.accuses() == (self.turn % 2 == 1)
+    }
+}
+
+/// The verdict on a member as it stands here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// How often it changed.
+    pub turn: u32,
+    /// What was found.
+    pub finding: Finding,
+    /// Who found it.
+    pub by: NodeId,
+    /// How many others found the same.
+    pub witnesses: u8,
+    /// Since when it stands here.
+    pub since: Time,
+    /// When it changed before, the latest first.
+    changes: [Option<Time>; FLAPS_MAX],
+}
+
+impl Standing {
+    /// Nobody ever had anything against the member `id`.
+    pub const fn spotless(id: NodeId, now: Time) -> Self {
+        Self { turn: 0, finding: Finding::Clear, by: id, witnesses: 0, since: now, changes: [None; FLAPS_MAX] }
+    }
+
+    /// The turn if it accuses, else zero: what members must agree on.
+    pub const fn accused_turn(&self) -> u32 {
+        if self.finding.accuses() { self.turn } else { 0 }
+    }
+
+    /// As it travels, about this life of a member.
+    pub const fn verdict(&self, subject: NodeId, generation: Generation) -> Verdict {
+        let Self { turn, finding, by, witnesses, .. } = *self;
+        Verdict { subject, generation, turn, finding, by, witnesses }
+    }
+
+    /// The rank of the verdict that stands.
+    pub const fn rank(&self) -> u64 {
+        (self.turn as u64) << 1 | matches!(self.finding, Finding::Down) as u64
+    }
+
+    /// Takes a verdict over if it is newer; whether it was.
+    pub fn take(&mut self, verdict: &Verdict, now: Time) -> bool {
+        if verdict.rank() <= self.rank() {
+            return false;
+        }
+        if verdict.finding.accuses() != self.finding.accuses() {
+            self.changes.rotate_right(1);
+            self.changes[0] = Some(now);
+            self.since = now;
+        }
+        (self.turn, self.finding) = (verdict.turn, verdict.finding);
+        (self.by, self.witnesses) = (verdict.by, verdict.witnesses);
+        true
+    }
+
+    /// Changes within the last [`FLAP_WINDOW`], at most [`FLAPS_MAX`].
+    pub fn flaps(&self, now: Time) -> usize {
+        self.changes.iter().flatten().filter(|at| now.since(**at) < FLAP_WINDOW).count()
+    }
+
+    /// Whether it changed so often of late that it must stay accused.
+    pub fn is_damped(&self, now: Time) -> bool {
+        self.flaps(now) >= FLAPS_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(turn: u32, finding: Finding) -> Verdict {
+        let generation = Generation::first(1);
+        Verdict { subject: NodeId(1), generation, turn, finding, by: NodeId(2), witnesses: 3 }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_higher_turn_stands_in_whatever_order_they_come() {
+        let verdicts = [verdict(1, Finding::Silent), verdict(2, Finding::Clear), verdict(3, Finding::Lossy)];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+            let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
+            for index in order {
+                standing.take(&verdicts[index], Time::ZERO);
+            }
+            assert_eq!((standing.turn, standing.finding), (3, Finding::Lossy));
+        }
+    }
+
+    #[test]
+    fn down_stands_over_the_accusation_that_it_confirms_and_only_once() {
+        let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
+        assert!(standing.take(&verdict(1, Finding::Silent), at(1)));
+        assert!(standing.take(&verdict(1, Finding::Down), at(2)));
+        assert!(!standing.take(&verdict(1, Finding::Silent), at(3)));
+        assert_eq!(standing.since, at(1), "it was accused all the time");
+    }
+
+    #[test]
+    fn the_fourth_change_within_a_minute_is_damped() {
+        let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
+        for (turn, finding) in [(1, Finding::Silent), (2, Finding::Clear), (3, Finding::Silent)] {
+            assert!(!standing.is_damped(at(u64::from(turn))));
+            standing.take(&verdict(turn, finding), at(u64::from(turn)));
+        }
+        assert!(standing.is_damped(at(4)));
+        assert!(!standing.is_damped(at(61)), "the first change is old");
+    }
+
+    #[test]
+    fn a_verdict_whose_turn_and_finding_disagree_is_unsound() {
+        assert!(verdict(1, Finding::Down).is_sound());
+        assert!(verdict(2, Finding::Clear).is_sound());
+        assert!(!verdict(2, Finding::Silent).is_sound());
+        assert!(!verdict(1, Finding::Clear).is_sound());
+    }
+}
