@@ -751,7 +751,11 @@ impl Detector {
             Purpose::Accused(asker, case) => {
                 if let Some(help) = self.helps.get_mut(&(asker, case)) {
                     help.accused.answer(number);
-                    help.accused.next = help.accused.next.min(now + self.watch.answer_within / 4);
+                    let is_done = help.accused.pings.iter().all(|ping| ping.was_answered)
+                        && help.accused.pings.len() >= usize::from(help.wanted);
+                    if is_done {
+                        help.accused.next = now;
+                    }
                 }
             }
             Purpose::Accuser(asker, case) => {
@@ -842,16 +846,14 @@ impl Detector {
         let (accused, accuser) = (help.accused.peer, help.accuser.peer);
         let made = help.accused.pings.len();
         let timeout = self.timeout(accused.id);
-        if let Some(last) = help.accused.pings.last() {
-            let is_open = !last.was_answered && now.since(last.at) < timeout;
-            if is_open {
-                let at_last = last.at + timeout;
-                self.helps.get_mut(&at).expect("just looked at").accused.next = at_last;
+        if made >= usize::from(help.wanted) {
+            let last = help.accused.pings.iter().filter(|ping| !ping.was_answered).map(|ping| ping.at + timeout).max();
+            let help = self.helps.get_mut(&at).expect("just looked at");
+            if let Some(last) = last.filter(|last| *last > now) {
+                help.accused.next = last;
                 return;
             }
-        }
-        if made >= usize::from(help.wanted) {
-            self.helps.get_mut(&at).expect("just looked at").is_reported = true;
+            help.is_reported = true;
             self.report(now, at);
             return;
         }
@@ -860,7 +862,8 @@ impl Detector {
         let help = self.helps.get_mut(&at).expect("just looked at");
         help.accused.pings.push(to_accused);
         help.accuser.pings.push(to_accuser);
-        help.accused.next = now + timeout;
+        // The accuser waits: the next does not wait for this one to be judged.
+        help.accused.next = now + timeout / 3;
     }
 
     fn report(&mut self, now: Time, at: (NodeId, u32)) {

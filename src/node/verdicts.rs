@@ -273,7 +273,7 @@ impl Node {
         let is_news = if verdict.subject == self.config.id {
             self.bear(now, verdict, from, out)
         } else {
-            self.consider(now, verdict, out)
+            self.consider(now, verdict, until.is_some(), out)
         };
         match until {
             Some(until) if is_news => self.spread(now, verdict, until),
@@ -284,8 +284,9 @@ impl Node {
         }
     }
 
-    /// Whether a verdict on somebody else is news, and stands here from now on.
-    fn consider(&mut self, now: Time, verdict: &Verdict, out: &mut Outbox) -> bool {
+    /// Whether a verdict on somebody else is news, and stands here from now on. An accusation that is not `is_fresh`, or
+    /// comes from a side of the cluster that we had lost, may be long refuted: then we look ourselves.
+    fn consider(&mut self, now: Time, verdict: &Verdict, is_fresh: bool, out: &mut Outbox) -> bool {
         let Some(entry) = self.roster.get(verdict.subject) else { return false };
         let (peer, state, evidence) = (entry.peer, entry.state, entry.evidence.last());
         if peer.generation != verdict.generation || !state.is_present() || verdict.rank() <= entry.standing.rank() {
@@ -295,8 +296,11 @@ impl Node {
         let fresh = if finding == Finding::Down { self.config.tuning.watch.evict_after / 2 } else { FRESH };
         let is_heard = evidence.is_some_and(|at| now.since(at) < fresh);
         let is_weak = usize::from(witnesses) < QUORUM.min(self.roster.reachable_len());
-        let is_contested = is_heard && (is_weak || finding == Finding::Down);
-        if finding.accuses() && is_contested && state != MemberState::Suspect {
+        let is_strange = self.roster.get(by).is_none_or(|entry| entry.state == MemberState::Unreachable);
+        let is_hearsay = self.is_ready && (!is_fresh || (is_strange && by != self.config.id));
+        let is_contested = (is_heard && (is_weak || finding == Finding::Down))
+            || (is_hearsay && finding != Finding::Down && state != MemberState::Unreachable);
+        if finding.accuses() && is_contested {
             self.counters.verdicts_disputed += 1;
             self.story.tell(now, peer.id, Seen::Disputed { finding, by, witnesses });
             // If it lives, it is to refute that itself; if not, we find out as well.
