@@ -137,6 +137,11 @@ impl<S: Clone + Ord> Rumors<S> {
         self.lazy.retain(|subject| rumors.contains_key(subject));
     }
 
+    /// What is remembered, the latest first.
+    pub(crate) fn recent(&self) -> impl Iterator<Item = &S> {
+        self.by_age.iter().rev().map(|(_, subject)| subject)
+    }
+
     /// Rumors that wait for a repeat; never more than are remembered.
     pub(crate) fn waiting_len(&self) -> usize {
         self.lazy.len()

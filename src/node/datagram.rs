@@ -182,6 +182,9 @@ impl Node {
             self.sync.agree();
         } else {
             self.counters.fingerprints_different += 1;
+            if ours.members != theirs.members {
+                self.push_verdicts(now, sender, out);
+            }
         }
         if theirs.wants_answer {
             self.send(&sender, out, |_| Ok(()));

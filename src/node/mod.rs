@@ -213,6 +213,8 @@ pub struct Node {
     story: Story,
     /// Since when a split is suspected.
     partition: Option<Time>,
+    /// Who was told our latest verdicts, and when.
+    pushed: BTreeMap<NodeId, Time>,
     /// Members whose state changed, and when the program hears of it and last heard.
     untold: BTreeSet<NodeId>,
     tell_at: Option<Time>,
@@ -291,6 +293,7 @@ impl Node {
             own: Standing::spotless(me.id, now),
             story: Story::default(),
             partition: None,
+            pushed: BTreeMap::new(),
             untold: BTreeSet::new(),
             tell_at: None,
             told: Time::ZERO,
@@ -539,6 +542,9 @@ impl Node {
         self.housekeeping_at = now + HOUSEKEEPING_EVERY;
         self.rumors.forget(now);
         self.verdicts.forget(now);
+        if self.verdicts.len() == 0 {
+            self.pushed.clear();
+        }
         self.detector.keep_house(now, &self.roster);
         self.refute_later(now, out);
         self.evict_long_unreachable(now);

@@ -39,6 +39,13 @@ const EVICTED_AT_ONCE: usize = 4;
 /// After how many times `evict_after` anybody confirms that a member is gone, and not its observer alone.
 const EVICT_ANYWAY: u32 = 3;
 
+/// How many members are told a verdict beside the tree: one, and one more for each eighth of probes unanswered.
+const BESIDE_BY_LOSS: f64 = 8.0;
+const BESIDE_MAX: usize = 6;
+
+/// How often one member that has other fingerprints is told our latest verdicts.
+const PUSH_EVERY: Duration = Duration::from_millis(150);
+
 /// Verdicts in one datagram, at most.
 const VERDICTS_MAX: usize = 20;
 
@@ -445,7 +452,10 @@ impl Node {
         if reachable == 0 || hot.is_empty() {
             return;
         }
-        let random = self.roster.nth(self.rng.random_range(0..reachable));
+        // The more is lost, the more are told beside the tree.
+        let beside = 1 + ((1.0 - self.detector.answer_ratio()) * BESIDE_BY_LOSS).ceil() as usize;
+        let random: Vec<_> =
+            (0..beside.min(BESIDE_MAX)).filter_map(|_| self.roster.nth(self.rng.random_range(0..reachable))).collect();
         let beside: Vec<_> = self.roster.successor().into_iter().chain(random).collect();
         let mut parcels: BTreeMap<(NodeId, u64), Vec<Verdict>> = BTreeMap::new();
         for news in hot {
@@ -471,6 +481,19 @@ impl Node {
                 self.send(&to, out, |filling| filling.verdicts(until, some));
             }
         }
+    }
+
+    /// A member believes otherwise than we do: what was found of late may not have reached it. What lasts is for a sync.
+    pub(super) fn push_verdicts(&mut self, now: Time, to: Peer, out: &mut Outbox) {
+        let subjects: Vec<_> = self.verdicts.recent().take(VERDICTS_MAX).copied().collect();
+        let is_due = self.pushed.get(&to.id).is_none_or(|at| now.since(*at) >= PUSH_EVERY);
+        if subjects.is_empty() || !is_due {
+            return;
+        }
+        self.pushed.insert(to.id, now);
+        let verdicts: Vec<_> = subjects.into_iter().filter_map(|subject| self.verdict_on(subject)).collect();
+        self.counters.verdicts_sent += verdicts.len() as u64;
+        self.send(&to, out, |filling| filling.verdicts(0, &verdicts));
     }
 
     /// Fills the room that is left in a datagram with verdicts that have repeats left.
