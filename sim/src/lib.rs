@@ -21,6 +21,7 @@
 //! | [`fuzz`] | random scenarios, and what is left of one that fails |
 //! | [`sweep`] | grids over settings |
 //! | [`oracle`] | what theory and others' measurements say must come out |
+//! | [`replay`] | recordings of live members, told again |
 //! | [`page`] | results as one page |
 //! | [`trace`] | a running hash over everything that happened, and a line per event for people |
 //! | [`experiment`] | worlds with a question and a target |
@@ -38,6 +39,7 @@ pub mod oracle;
 pub mod page;
 pub mod process;
 pub mod queue;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;
