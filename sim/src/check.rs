@@ -168,6 +168,11 @@ pub const PROMISES: &[Promise] = &[
         check: all_views_equal,
     },
     Promise {
+        name: "all programs were told the same",
+        stands_for: "applied in order to an empty view, a node's events give its whole knowledge",
+        check: all_were_told_the_same,
+    },
+    Promise {
         name: "nobody live is called dead",
         stands_for: "SWIM's refutation (Das, Gupta and Motivala 2002, section 4.2), and rejoining after a split",
         check: the_living_are_seen,
@@ -195,6 +200,21 @@ pub const PROMISES: &[Promise] = &[
 /// The first host that did, and why.
 pub fn nobody_stopped(world: &World) -> Result<(), String> {
     world.fatals().next().map_or(Ok(()), |(host, fatal)| Err(format!("host {host} stopped: {fatal}")))
+}
+
+/// Once whole: what the programs were told makes the same view everywhere, and the one that their nodes have.
+///
+/// # Errors
+/// The first host where it does not.
+pub fn all_were_told_the_same(world: &World) -> Result<(), String> {
+    let told: Vec<_> = world.running().filter_map(|(host, node)| Some((host, node, world.shadow(host)?))).collect();
+    let Some((first, _, model)) = told.first() else { return Ok(()) };
+    for (host, node, shadow) in &told {
+        let known = shadow.is_all(&node.live_members(), &node.live_records());
+        known.map_err(|what| format!("host {host}: {what}"))?;
+        shadow.is_like(model).map_err(|what| format!("hosts {first} and {host}: {what}"))?;
+    }
+    Ok(())
 }
 
 /// Once whole: every running node sees every running member.
@@ -333,7 +353,7 @@ fn named(owner: Owner, key: &Key) -> String {
 }
 
 /// `Err` with `what` and the first few offenders if there are any.
-fn nothing<T: std::fmt::Display>(what: &str, offenders: impl Iterator<Item = T>) -> Result<(), String> {
+pub(crate) fn nothing<T: std::fmt::Display>(what: &str, offenders: impl Iterator<Item = T>) -> Result<(), String> {
     let all: Vec<String> = offenders.map(|offender| offender.to_string()).collect();
     if all.is_empty() {
         return Ok(());

@@ -14,6 +14,7 @@
 //! | [`fault`] | what can go wrong, and how it shows that it did |
 //! | [`watch`] | who noticed what of whom, and when |
 //! | [`check`] | what must hold always, and what must hold once the world is whole again |
+//! | [`shadow`] | what a program was told by its node, to be compared with what that knows |
 //! | [`hosts`] | which hosts a scenario means |
 //! | [`scenario`] | scenario files |
 //! | [`library`] | the scenarios that come with the simulator |
@@ -43,6 +44,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod shadow;
 pub mod sweep;
 pub mod trace;
 pub mod units;

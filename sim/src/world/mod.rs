@@ -34,6 +34,7 @@ use crate::foca_node::FocaSettings;
 use crate::link::{Fate, Link, Network};
 use crate::process::Process;
 use crate::queue::Queue;
+use crate::shadow::Shadow;
 use crate::trace::{Clock, Trace};
 use crate::watch::Watch;
 use host::{Hold, Host, address};
@@ -328,6 +329,11 @@ impl World {
         &mut self.watch
     }
 
+    /// What the program on `host` was told by the process that runs there, or ran last; `None` if nobody follows it.
+    pub fn shadow(&self, host: HostIndex) -> Option<&Shadow> {
+        self.hosts.get(host)?.shadow.as_ref()
+    }
+
     /// The nodes that run and are not about to leave, by host.
     pub fn running(&self) -> impl Iterator<Item = (HostIndex, &Process)> {
         self.hosts
@@ -473,6 +479,9 @@ impl World {
             self.fail(index, error.to_string());
         }
         let speaks_of_itself = out.events.iter().any(|event| is_about(event, self.hosts[index].id));
+        if let Some(shadow) = &mut self.hosts[index].shadow {
+            out.events.iter().for_each(|event| shadow.apply(event));
+        }
         self.check(index, speaks_of_itself);
         for datagram in out.datagrams.drain(..) {
             self.send(index, datagram);
@@ -605,7 +614,12 @@ impl World {
         let listed = node.live_records();
         let verdict = check::versions_never_fall(&mut host.highest, &listed)
             .and_then(|()| check::only_what_was_made(&self.ledger, &listed))
-            .and_then(|()| check::one_start_per_owner(&listed));
+            .and_then(|()| check::one_start_per_owner(&listed))
+            .and_then(|()| match &host.shadow {
+                // Who leaves tells its program no more.
+                Some(shadow) if !host.is_leaving => shadow.is_known(&node.live_members(), &listed),
+                _ => Ok(()),
+            });
         if let Err(what) = verdict {
             self.fail(index, what);
         }
