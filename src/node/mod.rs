@@ -397,6 +397,12 @@ impl Node {
         self.table.live(self.config.id).map(|(key, version, _)| (key.clone(), version)).collect()
     }
 
+    /// Up to which version nothing of a present member's records is missing here, in order of their ids.
+    pub fn watermarks(&self) -> Vec<(Owner, Version)> {
+        let digest = |owner: Owner| self.table.digest(owner.id, 0).map(|digest| (owner, digest.watermark));
+        self.table.counted().filter_map(digest).collect()
+    }
+
     /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.
     pub fn known_addrs(&self) -> Vec<(NodeId, SocketAddr)> {
         let left = crate::peer::MemberState::Left;

@@ -601,7 +601,11 @@ impl World {
         }
         let me = host.owner();
         if speaks_of_itself || host.pending.is_some() {
-            for (key, version) in node.own_records().into_iter().filter(|(key, _)| host.may_list(key)) {
+            let own = node.own_records();
+            if let Err(what) = check::versions_are_used_once(&own) {
+                self.fail(index, what);
+            }
+            for (key, version) in own.into_iter().filter(|(key, _)| host.may_list(key)) {
                 self.ledger.entry((me, key)).or_default().insert(version);
             }
         }
