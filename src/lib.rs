@@ -14,8 +14,9 @@
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
 //!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
 //! floor 2 organs   swim (foca)  contact (finding members)  sync (anti-entropy)
-//! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()
-//! floor 4 live     net: socket, seal, keys, quic, tls, driver, kept state, addresses, names      feature "net"
+//! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
+//!                  recording (what happened to a node, to be told again)
+//! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"
 //! floor 5 program  registry (the handle)
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
@@ -33,12 +34,14 @@ pub mod contact;
 pub mod counters;
 pub mod detector;
 pub mod effect;
+pub mod knobs;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod node;
 pub mod pace;
 pub mod peer;
 pub mod record;
+pub mod recording;
 #[cfg(feature = "net")]
 pub mod registry;
 pub mod roster;

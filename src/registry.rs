@@ -9,8 +9,11 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::effect::{Event, InputError, Warning};
+use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
+use crate::net::recorder::RecordPlan;
 use crate::net::rotate::{KeyChange, Trust};
+use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Instance, InstanceError, Key, check_name};
 
@@ -95,6 +98,21 @@ impl Builder {
     /// Where the member stands, such as an availability zone.
     pub fn zone(mut self, zone: &str) -> Self {
         self.plan.zone = Arc::from(zone);
+        self
+    }
+
+    /// Other settings of the protocol than those that ship. All members of a cluster should have the same: whoever
+    /// waits for less than the others calls them dead too early.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.plan.tuning = tuning;
+        self
+    }
+
+    /// Writes down all that happens to the member, for `tidings-sim replay`. Keys never stand in it; all that members say
+    /// of their services does. The writing never holds the member up: where the disk is too slow, or at the size
+    /// limit, the recording ends, with a warning in the log and in [`Stats::recording`](crate::net::stats::Stats).
+    pub fn record(mut self, plan: RecordPlan) -> Self {
+        self.plan.record = Some(plan);
         self
     }
 
@@ -187,6 +205,7 @@ fn check(plan: &Plan, join: &[String], is_insecure: bool) -> Result<Vec<Target>,
     if !plan.zone.is_empty() {
         check_name("zone", &plan.zone)?;
     }
+    knobs::check(&plan.tuning)?;
     // Without a key, whoever reaches the port is a member: so nobody else's machine may, unless that is wanted.
     let is_open = plan.trust.ring.is_some() || is_insecure;
     let advertised = plan.advertise.resolve(plan.bind, None).map_err(DriveError::Advertise)?;
@@ -233,6 +252,9 @@ pub enum StartError {
         /// The address.
         addr: SocketAddr,
     },
+    /// The settings of the protocol make no sense.
+    #[error(transparent)]
+    Tuning(#[from] KnobError),
     /// The cluster keys do not make a ring.
     #[error(transparent)]
     Keys(#[from] KeyringError),
@@ -297,6 +319,8 @@ impl Registry {
             join: Vec::new(),
             data_dir: None,
             trust: Trust::default(),
+            tuning: Tuning::default(),
+            record: None,
         };
         Builder { plan, join: Vec::new(), policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
     }

@@ -88,6 +88,46 @@ pub fn one_start_per_owner(listed: &[Listed]) -> Result<(), String> {
     nothing("records of two starts listed", mixed.map(|pair| pair[0].0.id))
 }
 
+/// Always: each change of an owner has a version of its own, or whoever compares versions takes two for one.
+///
+/// # Errors
+/// The versions that two of its records have.
+pub fn versions_are_used_once(own: &[(Key, Version)]) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    nothing("versions used twice", own.iter().filter(|(_, version)| !seen.insert(*version)).map(|(_, version)| version))
+}
+
+/// Always: who says to miss nothing of an owner up to a version lists every record that the owner has, and made by then.
+/// In more than a few hundred hosts nobody could pay for the question, and it is not asked.
+///
+/// # Errors
+/// The first host that says so wrongly, and what it lacks.
+pub fn watermarks_are_true(world: &World) -> Result<(), String> {
+    if world.host_count() > WATERMARKS_ASKED_MAX {
+        return Ok(());
+    }
+    let truth: BTreeMap<Owner, Vec<(Key, Version)>> = world
+        .running()
+        .map(|(_, node)| (Owner { id: node.peer().id, epoch: node.peer().epoch() }, node.own_records()))
+        .collect();
+    for (host, node) in world.running() {
+        let Some(node) = node.as_tidings() else { continue };
+        let listed: BTreeMap<(Owner, Key), Version> =
+            node.live_records().into_iter().map(|(owner, key, version)| ((owner, key), version)).collect();
+        for (owner, watermark) in node.watermarks() {
+            let made = truth.get(&owner).into_iter().flatten().filter(|(_, version)| *version <= watermark);
+            let missing =
+                made.filter(|(key, version)| listed.get(&(owner, key.clone())).is_none_or(|here| here < version));
+            let what = format!("host {host}: says to have all up to {watermark}, and lacks");
+            nothing(&what, missing.map(|(key, version)| format!("{} v{version}", named(owner, key))))?;
+        }
+    }
+    Ok(())
+}
+
+/// Hosts of a world that is asked whether watermarks are true.
+const WATERMARKS_ASKED_MAX: usize = 256;
+
 /// Always: no queue is longer than its named limit, so that no stranger can make a node grow.
 ///
 /// # Errors
@@ -173,6 +213,11 @@ pub const PROMISES: &[Promise] = &[
         check: all_views_equal,
     },
     Promise {
+        name: "all programs were told the same",
+        stands_for: "applied in order to an empty view, a node's events give its whole knowledge",
+        check: all_were_told_the_same,
+    },
+    Promise {
         name: "nobody live is called dead",
         stands_for: "SWIM's refutation (Das, Gupta and Motivala 2002, section 4.2), and rejoining after a split",
         check: the_living_are_seen,
@@ -181,6 +226,11 @@ pub const PROMISES: &[Promise] = &[
         name: "dead owners are gone",
         stands_for: "SWIM's strong completeness: every crash is noticed by every live member",
         check: the_dead_are_gone,
+    },
+    Promise {
+        name: "who says to miss nothing misses nothing",
+        stands_for: "watermarks: a sync tells only what lies above them",
+        check: watermarks_are_true,
     },
     Promise {
         name: "nothing registered is lost",
@@ -200,6 +250,21 @@ pub const PROMISES: &[Promise] = &[
 /// The first host that did, and why.
 pub fn nobody_stopped(world: &World) -> Result<(), String> {
     world.fatals().next().map_or(Ok(()), |(host, fatal)| Err(format!("host {host} stopped: {fatal}")))
+}
+
+/// Once whole: what the programs were told makes the same view everywhere, and the one that their nodes have.
+///
+/// # Errors
+/// The first host where it does not.
+pub fn all_were_told_the_same(world: &World) -> Result<(), String> {
+    let told: Vec<_> = world.running().filter_map(|(host, node)| Some((host, node, world.shadow(host)?))).collect();
+    let Some((first, _, model)) = told.first() else { return Ok(()) };
+    for (host, node, shadow) in &told {
+        let known = shadow.is_all(&node.present_members(), &node.present_records());
+        known.map_err(|what| format!("host {host}: {what}"))?;
+        shadow.is_like(model).map_err(|what| format!("hosts {first} and {host}: {what}"))?;
+    }
+    Ok(())
 }
 
 /// Once whole: every running node sees every running member.
@@ -338,7 +403,7 @@ fn named(owner: Owner, key: &Key) -> String {
 }
 
 /// `Err` with `what` and the first few offenders if there are any.
-fn nothing<T: std::fmt::Display>(what: &str, offenders: impl Iterator<Item = T>) -> Result<(), String> {
+pub(crate) fn nothing<T: std::fmt::Display>(what: &str, offenders: impl Iterator<Item = T>) -> Result<(), String> {
     let all: Vec<String> = offenders.map(|offender| offender.to_string()).collect();
     if all.is_empty() {
         return Ok(());
@@ -389,6 +454,13 @@ mod tests {
         assert_eq!(only_what_was_made(&ledger, &[listed("a", 2)]), Ok(()));
         assert!(only_what_was_made(&ledger, &[listed("a", 3)]).is_err());
         assert!(only_what_was_made(&ledger, &[listed("b", 1)]).is_err());
+    }
+
+    #[test]
+    fn a_version_that_two_records_have_is_named() {
+        let own = |versions: [Version; 2]| [(Key::from("a"), versions[0]), (Key::from("b"), versions[1])];
+        assert_eq!(versions_are_used_once(&own([3, 2])), Ok(()));
+        assert!(versions_are_used_once(&own([3, 3])).expect_err("twice").ends_with(": 3"));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | [`fault`] | what can go wrong, and how it shows that it did |
 //! | [`watch`] | who noticed what of whom, and when |
 //! | [`check`] | what must hold always, and what must hold once the world is whole again |
+//! | [`shadow`] | what a program was told by its node, to be compared with what that knows |
 //! | [`hosts`] | which hosts a scenario means |
 //! | [`scenario`] | scenario files |
 //! | [`library`] | the scenarios that come with the simulator |
@@ -21,6 +22,7 @@
 //! | [`fuzz`] | random scenarios, and what is left of one that fails |
 //! | [`sweep`] | grids over settings |
 //! | [`oracle`] | what theory and others' measurements say must come out |
+//! | [`replay`] | recordings of live members, told again |
 //! | [`page`] | results as one page |
 //! | [`trace`] | a running hash over everything that happened, and a line per event for people |
 //! | [`experiment`] | worlds with a question and a target |
@@ -38,9 +40,11 @@ pub mod oracle;
 pub mod page;
 pub mod process;
 pub mod queue;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod shadow;
 pub mod sweep;
 pub mod trace;
 pub mod units;

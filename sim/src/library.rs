@@ -10,6 +10,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("churn", include_str!("../scenarios/churn.toml")),
     ("clock-steps", include_str!("../scenarios/clock-steps.toml")),
     ("cold-start-2000", include_str!("../scenarios/cold-start-2000.toml")),
+    ("crashes", include_str!("../scenarios/crashes.toml")),
     ("day-long-partition", include_str!("../scenarios/day-long-partition.toml")),
     ("disk-full", include_str!("../scenarios/disk-full.toml")),
     ("duplicate-and-reorder", include_str!("../scenarios/duplicate-and-reorder.toml")),

@@ -1,7 +1,7 @@
 //! The `tidings-sim` command: runs scenarios, sweeps, random trials and experiments, and says whether all held.
 
 use std::fs;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use tidings_sim::foca_node::FocaSettings;
 use tidings_sim::fuzz::{self, Kind};
 use tidings_sim::oracle::Anomaly;
 use tidings_sim::page::{ResultFile, page};
+use tidings_sim::replay::{self, Until};
 use tidings_sim::report::{Summary, run_seed, run_seeds};
 use tidings_sim::run::{Options, Outcome, run};
 use tidings_sim::scenario::Scenario;
@@ -47,6 +48,10 @@ enum Command {
     Lifeguard(LifeguardArgs),
     /// Write results as one page that needs nothing else.
     Report(ReportArgs),
+    /// Tell a recording of a live member to the same core again, and compare what comes of it.
+    ///
+    /// Exit code 0: all was as it was then. 1: something was not. 2: the file is no whole recording.
+    Replay(ReplayArgs),
     /// Run an experiment with a target (or `all`).
     Experiment(ExperimentArgs),
 }
@@ -153,6 +158,19 @@ struct ReportArgs {
 }
 
 #[derive(Args)]
+struct ReplayArgs {
+    /// A file that `tidings node --record` wrote.
+    recording: PathBuf,
+    /// Stop behind this input (by its number), or before the first input after this time since the member's start
+    /// (`90s`), and show the node's state.
+    #[arg(long, value_name = "N|TIME")]
+    until: Option<Until>,
+    /// Print a line for every input and every output.
+    #[arg(long)]
+    print: bool,
+}
+
+#[derive(Args)]
 struct OracleArgs {
     /// Crashes for the first detection.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..))]
@@ -203,6 +221,7 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle_command(&args),
         Command::Lifeguard(args) => lifeguard_command(&args),
         Command::Report(args) => report_command(&args),
+        Command::Replay(args) => replay_command(&args),
         Command::Experiment(args) => experiment_command(&args),
     };
     match done {
@@ -407,6 +426,15 @@ fn report_command(args: &ReportArgs) -> Result<bool, Trouble> {
     fs::write(&args.output, page(&results))?;
     writeln!(io::stdout(), "{}", args.output.display())?;
     Ok(true)
+}
+
+fn replay_command(args: &ReplayArgs) -> Result<bool, Trouble> {
+    let wrong = |what: String| Trouble::Wrong(format!("{}: {what}", args.recording.display()));
+    let file = fs::File::open(&args.recording).map_err(|error| wrong(error.to_string()))?;
+    let lines = args.print.then(|| Box::new(BufWriter::new(io::stdout())) as Box<dyn Write + Send>);
+    let replayed = replay::replay(BufReader::new(file), args.until, lines).map_err(|error| wrong(error.to_string()))?;
+    write!(io::stdout(), "{replayed}")?;
+    Ok(replayed.is_equal())
 }
 
 fn oracle_command(args: &OracleArgs) -> Result<bool, Trouble> {

@@ -69,6 +69,22 @@ impl Process {
         }
     }
 
+    /// See [`Node::present_members`]; plain foca knows none that are unreachable.
+    pub fn present_members(&self) -> Vec<Peer> {
+        match self {
+            Self::Tidings(node) => node.present_members(),
+            Self::Foca(node) => node.live_members(),
+        }
+    }
+
+    /// See [`Node::present_records`]; plain foca has none.
+    pub fn present_records(&self) -> Vec<(Owner, Key, Version)> {
+        match self {
+            Self::Tidings(node) => node.present_records(),
+            Self::Foca(_) => Vec::new(),
+        }
+    }
+
     /// See [`Node::own_records`]; plain foca has none.
     pub fn own_records(&self) -> Vec<(Key, Version)> {
         match self {

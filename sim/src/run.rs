@@ -128,6 +128,8 @@ struct Runner<'a> {
     lookups: u64,
     lookups_wrong: u64,
     film: Option<Film>,
+    /// How many changes of views there were when watermarks were last asked after.
+    asked_at: Option<u64>,
 }
 
 impl<'a> Runner<'a> {
@@ -157,6 +159,7 @@ impl<'a> Runner<'a> {
             lookups: 0,
             lookups_wrong: 0,
             film: options.films.then(Film::default),
+            asked_at: None,
         }
     }
 
@@ -327,7 +330,7 @@ impl<'a> Runner<'a> {
             Act::Register => self.register_one()?,
             Act::Withdraw => self.withdraw_one()?,
             Act::Lookup => self.look_up(),
-            Act::Sample => self.sample(),
+            Act::Sample => self.sample()?,
         }
         Ok(())
     }
@@ -529,7 +532,7 @@ impl<'a> Runner<'a> {
         self.lookups_wrong += u64::from(is_wrong);
     }
 
-    fn sample(&mut self) {
+    fn sample(&mut self) -> Result<(), String> {
         let step_s = self.sample_every.as_secs_f64();
         let members = check::true_members(&self.world);
         let mut running = 0;
@@ -542,6 +545,11 @@ impl<'a> Runner<'a> {
         self.wrong_view_node_s += wrong as f64 * step_s;
         self.take_frame();
         self.plan(self.world.now() + self.sample_every, Act::Sample);
+        let changes = self.world.view_changes();
+        if self.asked_at.replace(changes) == Some(changes) {
+            return Ok(());
+        }
+        check::watermarks_are_true(&self.world)
     }
 
     fn take_frame(&mut self) {

@@ -39,7 +39,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tidings::detector::Watch;
+use tidings::knobs::{self, KNOBS, Knob, Value};
 use tidings::node::Tuning;
 use toml::Spanned;
 
@@ -151,61 +151,62 @@ pub struct PairClass {
     pub link: LinkConfig,
 }
 
-/// tidings' settings, as far as they depart from what ships.
-#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TuningSpec {
-    /// See [`Tuning::probe_period`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probe_period: Option<Span>,
-    /// See [`Tuning::probe_rtt`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probe_rtt: Option<Span>,
-    /// See [`Tuning::indirect_probes`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub indirect_probes: Option<usize>,
-    /// See [`Watch::every`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub observe_every: Option<Span>,
-    /// See [`Watch::answer_within`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer_within: Option<Span>,
-    /// See [`Watch::tries`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tries: Option<u8>,
-    /// See [`Watch::witnesses`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub witnesses: Option<usize>,
-    /// See [`Watch::evict_after`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub evict_after: Option<Span>,
-    /// See [`Tuning::gossip_period`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gossip_period: Option<Span>,
-    /// See [`Tuning::gossip_fanout`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gossip_fanout: Option<usize>,
-}
+/// tidings' settings, as far as they depart from what ships: the names of [`knobs::KNOBS`].
+#[derive(Clone, Default, Debug)]
+pub struct TuningSpec(Vec<(&'static Knob, Value)>);
 
 impl TuningSpec {
     /// The settings.
     pub fn tuning(&self) -> Tuning {
-        let shipped = Tuning::default();
-        Tuning {
-            probe_period: self.probe_period.map_or(shipped.probe_period, |span| span.0),
-            probe_rtt: self.probe_rtt.map_or(shipped.probe_rtt, |span| span.0),
-            indirect_probes: self.indirect_probes.unwrap_or(shipped.indirect_probes),
-            gossip_period: self.gossip_period.map_or(shipped.gossip_period, |span| span.0),
-            gossip_fanout: self.gossip_fanout.unwrap_or(shipped.gossip_fanout),
-            watch: Watch {
-                every: self.observe_every.map_or(shipped.watch.every, |span| span.0),
-                answer_within: self.answer_within.map_or(shipped.watch.answer_within, |span| span.0),
-                tries: self.tries.unwrap_or(shipped.watch.tries),
-                witnesses: self.witnesses.unwrap_or(shipped.watch.witnesses),
-                evict_after: self.evict_after.map_or(shipped.watch.evict_after, |span| span.0),
-            },
+        let mut tuning = Tuning::default();
+        for (knob, value) in &self.0 {
+            knob.set(&mut tuning, *value).expect("they were read by `knobs::parse`, which checks the range");
         }
+        tuning
     }
+
+    /// What departs from what ships.
+    pub fn of(tuning: &Tuning) -> Self {
+        let shipped = Tuning::default();
+        let of = |knob: &'static Knob| (knob, knob.value(tuning));
+        Self(KNOBS.iter().map(of).filter(|(knob, value)| *value != knob.value(&shipped)).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for TuningSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = BTreeMap::<String, Written>::deserialize(deserializer)?;
+        let read = |(name, written): (String, Written)| {
+            let text = match written {
+                Written::Text(text) => text,
+                Written::Whole(number) => number.to_string(),
+                Written::Number(number) => number.to_string(),
+            };
+            knobs::parse(&format!("{name}={text}")).map_err(serde::de::Error::custom)
+        };
+        Ok(Self(table.into_iter().map(read).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Serialize for TuningSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(knob, value)| {
+            let written = match value {
+                Value::Span(_) => Written::Text(value.to_string()),
+                Value::Count(count) => Written::Whole(*count as u64),
+            };
+            (knob.name, written)
+        }))
+    }
+}
+
+/// A setting as it may be written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Whole(u64),
+    Number(f64),
 }
 
 /// What programs do.
@@ -541,12 +542,7 @@ impl Scenario {
             return Err("preloaded: only plain foca can be, members of tidings join".to_owned());
         }
         crate::link::Link::new(&self.network()).map_err(|what| format!("network: {what}"))?;
-        let tuning = self.tuning.tuning();
-        if tuning.probe_rtt >= tuning.probe_period {
-            let (rtt, period) = (Span(tuning.probe_rtt), Span(tuning.probe_period));
-            return Err(format!("tuning: probe_rtt {rtt} is not below probe_period {period}"));
-        }
-        Ok(())
+        knobs::check(&self.tuning.tuning()).map_err(|error| format!("tuning: {error}"))
     }
 
     fn check_step(&self, step: &Step) -> Result<(), String> {
@@ -619,6 +615,8 @@ mod tests {
             ("\n[[timeline]]\nat = \"1s\"\nloss = 1.5\n", "x.toml:8: \"1.5\" is not within 0 to 1"),
             ("\n[[timeline]]\nat = \"1s\"\ncrash = \"5-2\"\n", "x.toml:8: \"5-2\" does not say which hosts"),
             ("\n[[expect]]\nfigure = \"x_ms\"\n", "x.toml:7: x_ms is expected to be nothing"),
+            ("[tuning]\ncolour = 1\n", "x.toml:5: no setting \"colour\""),
+            ("[tuning]\nprobe_period = \"9ms\"\n", "x.toml:5: probe_period is from 10ms"),
             ("[workload]\nchange_per_s = 1\n", "x.toml:6: unknown field `change_per_s`"),
         ] {
             let error = error(tail);

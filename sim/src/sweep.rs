@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indicatif::{ParallelProgressIterator, ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
+use tidings::knobs;
 
 use crate::run::{Options, Outcome, run};
 use crate::scenario::{Scenario, ScenarioError};
@@ -12,22 +13,12 @@ use crate::scenario::{Scenario, ScenarioError};
 /// Points of one sweep; more would run for days.
 pub const POINTS_MAX: usize = 10_000;
 
-/// Short names of settings that are swept often.
+/// Short names of settings that are swept often, beside those of the protocol.
 const ALIASES: &[(&str, &str)] = &[
     ("nodes", "topology.nodes"),
     ("network", "topology.network"),
     ("loss", "topology.link.loss"),
     ("probe_interval", "tuning.observe_every"),
-    ("observe_every", "tuning.observe_every"),
-    ("answer_within", "tuning.answer_within"),
-    ("tries", "tuning.tries"),
-    ("witnesses", "tuning.witnesses"),
-    ("evict_after", "tuning.evict_after"),
-    ("probe_period", "tuning.probe_period"),
-    ("probe_rtt", "tuning.probe_rtt"),
-    ("indirect_probes", "tuning.indirect_probes"),
-    ("gossip_period", "tuning.gossip_period"),
-    ("gossip_fanout", "tuning.gossip_fanout"),
 ];
 
 /// The figures that a table shows, where they were measured; CSV and JSON hold all.
@@ -121,8 +112,10 @@ pub fn at_point(text: &str, origin: &str, point: &[(String, String)]) -> Result<
         what: error.message().to_owned(),
     })?;
     for (name, value) in point {
-        let path = ALIASES.iter().find(|(alias, _)| alias == name).map_or(name.as_str(), |(_, path)| path);
-        set(&mut table, path, value).map_err(|what| ScenarioError { origin: origin.to_owned(), line: 0, what })?;
+        let alias = ALIASES.iter().find(|(alias, _)| alias == name).map(|(_, path)| (*path).to_owned());
+        let knob = || knobs::knob(name).ok().map(|knob| format!("tuning.{}", knob.name));
+        let path = alias.or_else(knob).unwrap_or_else(|| name.clone());
+        set(&mut table, &path, value).map_err(|what| ScenarioError { origin: origin.to_owned(), line: 0, what })?;
     }
     let settings: Vec<String> = point.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let origin = format!("{origin} with {}", settings.join(", "));
@@ -288,7 +281,7 @@ mod tests {
         assert_eq!(points.len(), 4);
         let scenario = at_point(TEXT, "x", &points[2]).expect("well formed");
         assert_eq!(scenario.topology.nodes, 7);
-        assert_eq!(scenario.tuning.tuning().watch.every, std::time::Duration::from_millis(500));
+        assert_eq!(scenario.tuning.tuning().watch.observe_every, std::time::Duration::from_millis(500));
     }
 
     #[test]

@@ -286,6 +286,9 @@ impl Reader<'_> {
         if key(setting) == "service" {
             return self.services(value);
         }
+        if let (DeValue::Table(table), "tuning") = (value.get_ref(), key(setting).as_str()) {
+            return self.tuning(setting, table);
+        }
         let values = match value.get_ref() {
             DeValue::Array(array) if is_list(setting) => {
                 array.iter().map(|one| self.text_of(setting, one)).collect::<Result<Vec<_>, _>>()?
@@ -360,6 +363,27 @@ impl Reader<'_> {
             specs.push(spec);
         }
         Ok(specs)
+    }
+
+    /// The table `[tuning]`, each line as the flag would have it.
+    fn tuning(&self, setting: &Arg, table: &DeTable<'_>) -> Result<Vec<String>, FileError> {
+        let mut values = Vec::new();
+        for (name, value) in table {
+            let text = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.to_string(),
+                DeValue::Float(number) => number.to_string(),
+                other => {
+                    let (place, key) = (self.place(value.span().start), format!("tuning.{}", name.get_ref()));
+                    let expected = "a string or a number";
+                    return Err(FileError::Type { place, key, expected, found: other.type_str() });
+                }
+            };
+            let value = format!("{}={text}", name.get_ref());
+            self.check(setting, &value, name.span().start)?;
+            values.push(value);
+        }
+        Ok(values)
     }
 
     fn spec(&self, table: &DeTable<'_>) -> Result<String, FileError> {
@@ -532,6 +556,18 @@ mod tests {
         assert_eq!(instance.meta.values().next().map(ToString::to_string), Some("x,y\\z".to_owned()));
         let error = parsed("[[service]]\nname = \"web\"\n\n[[service]]\nnaem = \"x\"\n").unwrap_err();
         assert!(error.contains("t.toml:1") && error.contains("addr"), "{error}");
+    }
+
+    #[test]
+    fn a_tuning_table_is_the_settings_of_the_flag() {
+        let file = parsed("[tuning]\nprobe_period = \"500ms\"\ntries = 5\nindirect_probes = 2\n").expect("right");
+        let (values, _) = &file.values["tuning"];
+        assert_eq!(values, &["indirect_probes=2", "probe_period=500ms", "tries=5"]);
+        let error = parsed("[tuning]\n\nprobe_peroid = \"1s\"\n").unwrap_err();
+        assert!(error.starts_with("t.toml:3: tuning: ") && error.contains("probe_period"), "{error}");
+        let error = parsed("[tuning]\ntries = \"0\"\n").unwrap_err();
+        assert!(error.contains("tries is from 1 to 8, not 0"), "{error}");
+        assert!(parsed("tuning = [\"tries=5\"]").is_ok());
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::effect::Event;
+use tidings::knobs::{self, Knob, Value};
+use tidings::net::recorder::{RECORDING_BYTES_MAX, RecordPlan};
+use tidings::node::Tuning;
 use tidings::record::{Instance, InstanceError, check_name};
 use tidings::registry::{Advertise, JoinPolicy, Registry, Target, TargetError};
 use tidings::view::{Status, StopReason};
@@ -118,6 +121,24 @@ pub(super) struct Args {
     /// Where the member stands (a rack, an availability zone)
     #[arg(long, env = "TIDINGS_ZONE", value_parser = |name: &str| checked("zone", name))]
     zone: Option<String>,
+
+    /// Another setting of the protocol, such as probe_period=500ms; repeatable, or with commas
+    ///
+    /// In the file a table: [tuning]. There are observe_every, answer_within, tries, witnesses, evict_after, probe_period,
+    /// probe_rtt, indirect_probes, gossip_period and gossip_fanout; `tidings-sim tune` searches values for what you wish. Give all members the same.
+    #[arg(long, env = "TIDINGS_TUNING", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = knobs::parse)]
+    tuning: Vec<(&'static Knob, Value)>,
+
+    /// Write down all that happens to this member, for tidings-sim replay; never keys, but all else
+    ///
+    /// A file that is there already is renamed to FILE.previous.
+    #[arg(long, env = "TIDINGS_RECORD", value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// The most bytes of a recording; at its limit it ends, and the member goes on
+    #[arg(long, env = "TIDINGS_RECORD_MAX_BYTES", value_name = "BYTES", default_value_t = RECORDING_BYTES_MAX)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1_024..))]
+    record_max_bytes: u64,
 
     /// How the view is printed
     #[arg(long, env = "TIDINGS_OUTPUT", value_enum, default_value_t = Format::Table)]
@@ -242,7 +263,14 @@ async fn start(args: &Args) -> Result<Registry, Failure> {
     if let Some(zone) = &args.zone {
         builder = builder.zone(zone);
     }
-    Ok(args.keys.apply(builder)?.start().await?)
+    if let Some(path) = &args.record {
+        builder = builder.record(RecordPlan { path: path.clone(), bytes_max: args.record_max_bytes });
+    }
+    let mut tuning = Tuning::default();
+    for (knob, value) in &args.tuning {
+        knob.set(&mut tuning, *value).map_err(|e| Failure::caused(Exit::Usage, &e))?;
+    }
+    Ok(args.keys.apply(builder.tuning(tuning))?.start().await?)
 }
 
 /// Prints what happens and does what is asked, until the command `leave`.

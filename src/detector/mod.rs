@@ -93,11 +93,11 @@ const HURRY_WITHIN: Duration = Duration::from_millis(20);
 #[derive(Clone, PartialEq, Debug)]
 pub struct Watch {
     /// How often a member probes the one that it observes.
-    pub every: Duration,
+    pub observe_every: Duration,
     /// The least time that a probe waits for its answer; more where the link is slower.
     pub answer_within: Duration,
     /// The least number of unanswered probes after which others are asked; more where links are lossy. At most 8.
-    pub tries: u8,
+    pub tries: usize,
     /// How many others are asked.
     pub witnesses: usize,
     /// For how long a member must be unreachable before it is taken to be gone.
@@ -107,7 +107,7 @@ pub struct Watch {
 impl Default for Watch {
     fn default() -> Self {
         Self {
-            every: Duration::from_secs(1),
+            observe_every: Duration::from_secs(1),
             answer_within: Duration::from_millis(80),
             tries: 3,
             witnesses: 6,
@@ -249,7 +249,7 @@ pub(crate) struct Detector {
 impl Detector {
     pub(crate) fn new(watch: Watch, now: Time, rng: &mut Xoshiro256PlusPlus) -> Self {
         // Members that start together must not probe together.
-        let round_at = now + watch.every.mul_f64(rng.random_range(0.0..1.0));
+        let round_at = now + watch.observe_every.mul_f64(rng.random_range(0.0..1.0));
         Self {
             watch,
             round_at,
@@ -367,7 +367,7 @@ impl Detector {
 
     /// Probes whoever is ours to observe, and notes what stands for the story.
     fn round(&mut self, now: Time, roster: &Roster) {
-        self.round_at = now + self.watch.every;
+        self.round_at = now + self.watch.observe_every;
         // Behind whoever is being doubted, more are looked at: a run of dead members is not taken one by one.
         let mut doubted = 0_usize;
         let mut wanted = 1;
@@ -420,7 +420,8 @@ impl Detector {
         }
         let Some(entry) = roster.get(id).filter(|entry| entry.state.is_present()) else { return };
         let most = if entry.state == MemberState::Unreachable { 1 } else { TRIES_MAX };
-        let tries = self.answers.tries(self.watch.tries.min(most), most);
+        let least = u8::try_from(self.watch.tries).unwrap_or(TRIES_MAX);
+        let tries = self.answers.tries(least.min(most), most);
         self.attempts.insert(id, Attempt { salvo: Salvo::new(entry.peer, now), tries });
     }
 

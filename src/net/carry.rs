@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::driver::{Link, NODE_LOG};
 use super::keys::Keyring;
 use super::quic::{Inbound, Streams};
+use super::recorder::Recorder;
 use super::rotate::{KEY_ASKS_AT_ONCE, KeyChange, KeysError, KeysStatus, MemberKeys, Rotation, read_ring};
 use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
@@ -50,6 +51,7 @@ pub(crate) enum Answer {
 /// A node, and hands for everything that its outbox can ask for.
 pub(crate) struct Carrier {
     node: Node,
+    recorder: Option<Recorder>,
     outbox: Outbox,
     socket: Arc<Socket>,
     streams: Streams,
@@ -72,7 +74,7 @@ pub(crate) struct Carrier {
 
 impl Carrier {
     pub(crate) fn new(
-        node: Node,
+        (node, recorder): (Node, Option<Recorder>),
         (socket, streams): (Arc<Socket>, Streams),
         (view, link): (View, Arc<Link>),
         answers: mpsc::UnboundedSender<Answer>,
@@ -80,6 +82,7 @@ impl Carrier {
     ) -> Self {
         Self {
             node,
+            recorder,
             outbox: Outbox::default(),
             socket,
             streams,
@@ -102,7 +105,13 @@ impl Carrier {
     /// Hands the node one input, and carries out all that it wants done about it.
     pub(crate) fn hand(&mut self, input: Input<'_>) -> Result<(), InputError> {
         let now = self.link.clock.now();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.before(now, &input);
+        }
         let result = self.node.handle(now, input, &mut self.outbox);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.after(&result, &self.outbox);
+        }
         // Taken out while its parts are walked through; put back so that its memory is used again.
         let mut outbox = std::mem::take(&mut self.outbox);
         self.carry_out(&mut outbox);
@@ -402,6 +411,7 @@ impl Carrier {
             streams: self.streams.stats(),
             driver: self.stats,
             seal: self.seal.stats(),
+            recording: self.recorder.as_ref().map(|recorder| recorder.stats).unwrap_or_default(),
             view: self.view.sizes(),
         }
     }

@@ -22,6 +22,7 @@ use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
 use super::keys::Keyring;
 use super::quic::{self, Inbound, StreamLimits, Streams};
+use super::recorder::{RecordError, RecordPlan, Recorder};
 use super::rotate::{KeyChange, KeysError, KeysStatus, Rotation, Trust, TrustError};
 use super::seal::Seal;
 use super::seeds;
@@ -71,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) join: Vec<Target>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) trust: Trust,
+    pub(crate) tuning: Tuning,
+    pub(crate) record: Option<RecordPlan>,
 }
 
 /// Why a driver could not start. Nothing is left running or open.
@@ -98,6 +101,9 @@ pub enum DriveError {
     /// Streams could not be started.
     #[error(transparent)]
     Streams(#[from] quic::StartError),
+    /// The recording could not be begun.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// It stopped while it started.
     #[error(transparent)]
     Stopped(StopReason),
@@ -270,11 +276,12 @@ fn live(
             return;
         }
     };
-    let (mut started, mut link, mut keeper) = (Some(started), None, None);
+    let (mut started, mut link, mut keeper, mut recorded) = (Some(started), None, None, None);
     // Nothing of a driver that panicked is used again: it is dropped whole, and its readers are told.
     let end = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let driver = Driver::open(plan, commands).await?;
+            let mut driver = Driver::open(plan, commands).await?;
+            recorded = driver.recorded.take();
             (link, keeper) = (Some(Arc::clone(&driver.link)), driver.keeper.as_ref().map(Keeper::closer));
             if let Some(started) = started.take() {
                 let _ = started.send(Ok(Arc::clone(&driver.link)));
@@ -286,6 +293,9 @@ fn live(
     runtime.shutdown_background();
     if let Some(keeper) = keeper {
         keeper();
+    }
+    if let Some(recorded) = recorded {
+        recorded();
     }
     let end = end.unwrap_or_else(|panic| Err(DriveError::Stopped(StopReason::Panicked(panic_text(&*panic)))));
     match (end, link, started) {
@@ -335,6 +345,8 @@ struct Driver {
     commands: mpsc::UnboundedReceiver<Command>,
     registered: Registered,
     keeper: Option<Keeper>,
+    /// Waits until the recording is in its file.
+    recorded: Option<Box<dyn FnOnce()>>,
     /// Set once we said goodbye: when to stop.
     leaves_at: Option<Time>,
 }
@@ -361,15 +373,17 @@ impl Driver {
             seeds: Vec::new(),
             must_join: false,
             remembered: Vec::new(),
-            tuning: Tuning::default(),
+            tuning: plan.tuning,
         };
         let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
         config.seeds = seeds::first(&plan.join).await;
         let (tell_seeds, new_seeds) = mpsc::channel(1);
         config.must_join = !seeds::is_only(&plan.join, config.addr);
 
-        let node = Node::new(config.clone(), clock.now());
         let now = clock.now();
+        let recording = plan.record.map(|plan| Recorder::begin(&plan, &config, now)).transpose()?;
+        let (recorder, recorded) = recording.unzip();
+        let node = Node::new(config.clone(), now);
         let trust = &plan.trust;
         let seal = Seal::new(&config.cluster, &node.peer(), trust.ring.as_ref(), trust.plaintext, now);
         let rotation = Rotation::new(trust.clone(), tag, now);
@@ -395,7 +409,7 @@ impl Driver {
         }
         let (tell_answers, answers) = mpsc::unbounded_channel();
         let carrier = Carrier::new(
-            node,
+            (node, recorder),
             (Arc::clone(&socket), streams),
             (view, Arc::clone(&link)),
             tell_answers,
@@ -414,6 +428,7 @@ impl Driver {
             commands,
             registered,
             keeper,
+            recorded: recorded.map(|wait| Box::new(wait) as Box<dyn FnOnce()>),
             leaves_at: None,
         })
     }

@@ -9,6 +9,7 @@ mod hub;
 pub mod kept;
 pub mod keys;
 pub mod quic;
+pub mod recorder;
 pub mod rotate;
 pub mod seal;
 mod seeds;

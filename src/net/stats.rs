@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::driver::NODE_LOG;
 use super::quic::StreamStats;
+use super::recorder::RecordStats;
 use super::seal::SealStats;
 use super::socket::{SocketStats, Traffic};
 use crate::counters::Counters;
@@ -57,6 +58,8 @@ pub struct Stats {
     pub driver: DriverStats,
     /// Of the seal.
     pub seal: SealStats,
+    /// Of the recording; nothing without one.
+    pub recording: RecordStats,
     /// Of the view.
     pub view: Sizes,
 }
@@ -69,6 +72,7 @@ impl Stats {
             .chain(self.of_socket())
             .chain(self.of_streams())
             .chain(self.of_driver_and_view())
+            .chain(self.of_recording())
             .chain(self.seal.each())
     }
 
@@ -112,6 +116,11 @@ impl Stats {
             ("streams_requests", streams.requests),
             ("streams_requests_refused", streams.requests_refused),
         ]
+    }
+
+    fn of_recording(&self) -> [(&'static str, u64); 3] {
+        let RecordStats { inputs, bytes, ended_early } = self.recording;
+        [("recording_inputs", inputs), ("recording_bytes", bytes), ("recording_ended_early", ended_early)]
     }
 
     fn of_driver_and_view(&self) -> [(&'static str, u64); 9] {

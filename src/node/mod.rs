@@ -429,17 +429,38 @@ impl Node {
 
     /// The live records of members that are not unreachable, in order.
     pub fn live_records(&self) -> Vec<(Owner, Key, Version)> {
-        let is_reachable = |id| self.roster.get(id).is_none_or(|entry| entry.state != MemberState::Unreachable);
-        let owners: Vec<_> = self.table.counted().filter(|owner| is_reachable(owner.id)).collect();
+        self.listed(|id| self.roster.get(id).is_none_or(|entry| entry.state != MemberState::Unreachable))
+    }
+
+    fn listed(&self, is_meant: impl Fn(NodeId) -> bool) -> Vec<(Owner, Key, Version)> {
+        let owners: Vec<_> = self.table.counted().filter(|owner| is_meant(owner.id)).collect();
         owners
             .into_iter()
             .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
             .collect()
     }
 
+    /// The present members, the unreachable ones and this node included, in order of their ids.
+    pub fn present_members(&self) -> Vec<Peer> {
+        let mut members: Vec<_> = self.roster.present().map(|entry| entry.peer).chain([self.peer()]).collect();
+        members.sort_by_key(|peer| peer.id);
+        members
+    }
+
+    /// The live records of present members, in order.
+    pub fn present_records(&self) -> Vec<(Owner, Key, Version)> {
+        self.listed(|_| true)
+    }
+
     /// This node's own live records, in order.
     pub fn own_records(&self) -> Vec<(Key, Version)> {
         self.table.live(self.config.id).map(|(key, version, _)| (key.clone(), version)).collect()
+    }
+
+    /// Up to which version nothing of a present member's records is missing here, in order of their ids.
+    pub fn watermarks(&self) -> Vec<(Owner, Version)> {
+        let digest = |owner: Owner| self.table.digest(owner.id, 0).map(|digest| (owner, digest.watermark));
+        self.table.counted().filter_map(digest).collect()
     }
 
     /// The addresses of members that are worth remembering over a restart: present, or down and not forgotten.

@@ -4,7 +4,7 @@
 //! reader skips sections whose tag it does not know, so members of different versions can live in one cluster. A
 //! **record** is a kind and a list of fields, each `tag u8, length, bytes`; unknown fields are skipped by readers and
 //! kept by whoever passes the record on, because records travel as the bytes that their owner wrote. A **frame** is a
-//! question or an answer on a stream.
+//! question or an answer on a stream. A **recording** is a file of all that happened to a node.
 //!
 //! Numbers and texts inside are written by bincode 2 (variable-length integers, little endian), always with a limit.
 //! bincode is pinned to 2.0.1: 3.0.0 is an empty tombstone, and 2.x is not maintained any more. Nothing outside this
@@ -17,6 +17,7 @@ mod header;
 mod keyring;
 mod probe;
 mod record;
+mod recording;
 mod section;
 
 use serde::Serialize;
@@ -32,6 +33,10 @@ pub(crate) use keyring::{ToldRing, decode_ring, encode_ring, is_about_keys};
 pub(crate) use probe::{Accusation, Probe};
 pub use record::{Body, Record, decode_content, encode_instance, encode_member};
 pub(crate) use record::{BodyRef, content_hash};
+pub(crate) use recording::{
+    Birth, RECORDED_HEAD_BYTES, RECORDING_MAGIC, Recorded, RecordedInput, decode_recorded, encode_recorded,
+    recorded_head,
+};
 pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
 pub(crate) use section::{
     Fingerprints, Hello, Outgoing, Refusal, RefusalReason, Section, Sections, SwimMessage, SwimSection, SwimUpdate,
@@ -68,8 +73,9 @@ pub enum WireError {
     },
 }
 
-/// The most bytes that bincode may read or write at once; whatever it is given is shorter already.
-const CODEC_BYTES_MAX: usize = frame::FRAME_BYTES_MAX;
+/// The most bytes that bincode may read or write at once; whatever it is given is shorter already. A recorded frame of
+/// a stream is the longest.
+const CODEC_BYTES_MAX: usize = recording::RECORDED_BYTES_MAX;
 
 const CODEC: bincode::config::Configuration<
     bincode::config::LittleEndian,

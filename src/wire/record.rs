@@ -192,6 +192,15 @@ impl From<WireEndpoint> for Endpoint {
 /// # Errors
 /// [`WireError::TooLarge`] with its size and the limit.
 pub fn encode_instance(instance: &Instance) -> Result<Bytes, WireError> {
+    instance_fields(instance)?.finish()
+}
+
+/// Like [`encode_instance`], of an instance that may be too large to be registered.
+pub(super) fn encode_any_instance(instance: &Instance) -> Result<Vec<u8>, WireError> {
+    Ok(instance_fields(instance)?.0)
+}
+
+fn instance_fields(instance: &Instance) -> Result<Fields, WireError> {
     let mut fields = Fields::new(KIND_INSTANCE);
     fields.add(1, &instance.service)?;
     fields.add(2, &WireEndpoint::from(&instance.address))?;
@@ -220,7 +229,7 @@ pub fn encode_instance(instance: &Instance) -> Result<Bytes, WireError> {
     if instance.status != Status::default() {
         fields.add(14, &status_parts(&instance.status))?;
     }
-    fields.finish()
+    Ok(fields)
 }
 
 /// The weight that is not written.
@@ -282,6 +291,14 @@ pub fn decode_content(key: &Key, content: &[u8]) -> Result<Content, WireError> {
         KIND_INSTANCE if !key.is_member() => decode_instance(key, rest).map(|i| Content::Instance(Arc::new(i))),
         KIND_MEMBER | KIND_INSTANCE => Err(WireError::Invalid("record kind for its key")),
         _ => Ok(Content::Unknown),
+    }
+}
+
+/// Reads what [`encode_any_instance`] wrote, whatever its id is.
+pub(super) fn decode_any_instance(key: &Key, content: &[u8]) -> Result<Instance, WireError> {
+    match content.split_first() {
+        Some((&KIND_INSTANCE, rest)) => decode_instance(key, rest),
+        _ => Err(WireError::Invalid("instance")),
     }
 }
 

@@ -13,6 +13,7 @@ use tidings::time::Time;
 use super::{Happening, HostIndex, Traffic};
 use crate::check::Highest;
 use crate::process::Process;
+use crate::shadow::Shadow;
 
 /// Hosts that the address plan has room for.
 pub const HOSTS_MAX: usize = HOSTS_PER_NET * 250;
@@ -60,6 +61,8 @@ pub(super) struct Host {
     /// What it is registering or withdrawing at this moment: its node may list it or not.
     pub(super) pending: Option<Key>,
     pub(super) highest: Highest,
+    /// What the program was told, where that is followed.
+    pub(super) shadow: Option<Shadow>,
     /// Changes of the view since it was looked through.
     pub(super) unchecked: usize,
     /// The fingerprints after the last input: records, members, reachable members.
@@ -96,6 +99,7 @@ impl Host {
             registered: BTreeSet::new(),
             pending: None,
             highest: Highest::new(),
+            shadow: None,
             unchecked: 0,
             fingerprints: (0, 0, 0),
             ready_at: None,

@@ -10,6 +10,7 @@ use super::host::Hold;
 use super::{Happening, HostIndex, Mode, World};
 use crate::foca_node::FocaNode;
 use crate::process::Process;
+use crate::shadow::Shadow;
 
 /// Wakes of one host at one moment, above which the node would hold up time for ever.
 const WAKES_PER_MOMENT_MAX: u32 = 1_000;
@@ -131,6 +132,8 @@ impl World {
         host.unheard_at = None;
         host.hold = Hold::Free;
         host.highest.clear();
+        let is_followed = matches!(self.config.mode, Mode::Tidings(_)) && Shadow::belongs_to(index);
+        host.shadow = is_followed.then(Shadow::default);
         host.fingerprints = (0, 0, 0);
     }
 }

@@ -34,6 +34,7 @@ use crate::foca_node::FocaSettings;
 use crate::link::{Fate, Link, Network};
 use crate::process::Process;
 use crate::queue::Queue;
+use crate::shadow::Shadow;
 use crate::trace::{Clock, Trace};
 use crate::watch::Watch;
 use host::{Hold, Host, address};
@@ -328,6 +329,11 @@ impl World {
         &mut self.watch
     }
 
+    /// What the program on `host` was told by the process that runs there, or ran last; `None` if nobody follows it.
+    pub fn shadow(&self, host: HostIndex) -> Option<&Shadow> {
+        self.hosts.get(host)?.shadow.as_ref()
+    }
+
     /// The nodes that run and are not about to leave, by host.
     pub fn running(&self) -> impl Iterator<Item = (HostIndex, &Process)> {
         self.hosts
@@ -473,6 +479,9 @@ impl World {
             self.fail(index, error.to_string());
         }
         let speaks_of_itself = out.events.iter().any(|event| is_about(event, self.hosts[index].id));
+        if let Some(shadow) = &mut self.hosts[index].shadow {
+            out.events.iter().for_each(|event| shadow.apply(event));
+        }
         self.check(index, speaks_of_itself);
         for datagram in out.datagrams.drain(..) {
             self.send(index, datagram);
@@ -564,7 +573,7 @@ impl World {
             Event::MemberDown(member) | Event::MemberChanged(member) => {
                 let about = (member.peer.id, member.peer.epoch());
                 let Some(subject) = self.watch.host_of(about) else { return };
-                let is_open = is_open_both_ways(&self.link, index, subject);
+                let is_open = is_open_both_ways(&self.link, index, subject) && !self.is_lost_to_most(subject);
                 let is_healthy = !self.hosts[index].is_anomalous;
                 let subject_is_healthy = !self.hosts[subject].is_anomalous;
                 self.watch.called_down(now, index, about, is_open, is_healthy, subject_is_healthy);
@@ -578,6 +587,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether most of the others cannot reach a host: whoever still can may count it out with them.
+    fn is_lost_to_most(&self, host: HostIndex) -> bool {
+        let others = || self.running().filter(|(other, _)| *other != host);
+        let reach = others().filter(|(other, _)| is_open_both_ways(&self.link, *other, host)).count();
+        reach * 2 < others().count()
     }
 
     /// Checks what must hold always, if the view of `index` changed.
@@ -596,7 +612,11 @@ impl World {
         }
         let me = host.owner();
         if speaks_of_itself || host.pending.is_some() {
-            for (key, version) in node.own_records().into_iter().filter(|(key, _)| host.may_list(key)) {
+            let own = node.own_records();
+            if let Err(what) = check::versions_are_used_once(&own) {
+                self.fail(index, what);
+            }
+            for (key, version) in own.into_iter().filter(|(key, _)| host.may_list(key)) {
                 self.ledger.entry((me, key)).or_default().insert(version);
             }
         }
@@ -606,10 +626,15 @@ impl World {
             return;
         }
         host.unchecked = 0;
-        let listed = node.live_records();
+        let listed = node.present_records();
         let verdict = check::versions_never_fall(&mut host.highest, &listed)
             .and_then(|()| check::only_what_was_made(&self.ledger, &listed))
-            .and_then(|()| check::one_start_per_owner(&listed));
+            .and_then(|()| check::one_start_per_owner(&listed))
+            .and_then(|()| match &host.shadow {
+                // Who leaves tells its program no more.
+                Some(shadow) if !host.is_leaving => shadow.is_known(&node.present_members(), &listed),
+                _ => Ok(()),
+            });
         if let Err(what) = verdict {
             self.fail(index, what);
         }
