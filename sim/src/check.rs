@@ -113,7 +113,7 @@ pub fn watermarks_are_true(world: &World) -> Result<(), String> {
     for (host, node) in world.running() {
         let Some(node) = node.as_tidings() else { continue };
         let listed: BTreeMap<(Owner, Key), Version> =
-            node.live_records().into_iter().map(|(owner, key, version)| ((owner, key), version)).collect();
+            node.present_records().into_iter().map(|(owner, key, version)| ((owner, key), version)).collect();
         for (owner, watermark) in node.watermarks() {
             let made = truth.get(&owner).into_iter().flatten().filter(|(_, version)| *version <= watermark);
             let missing =
@@ -213,11 +213,6 @@ pub const PROMISES: &[Promise] = &[
         check: all_views_equal,
     },
     Promise {
-        name: "all programs were told the same",
-        stands_for: "applied in order to an empty view, a node's events give its whole knowledge",
-        check: all_were_told_the_same,
-    },
-    Promise {
         name: "nobody live is called dead",
         stands_for: "SWIM's refutation (Das, Gupta and Motivala 2002, section 4.2), and rejoining after a split",
         check: the_living_are_seen,
@@ -241,6 +236,11 @@ pub const PROMISES: &[Promise] = &[
         name: "nothing withdrawn is back",
         stands_for: "tombstones and watermarks: what its owner took back stays gone",
         check: nothing_else_is_listed,
+    },
+    Promise {
+        name: "all programs were told the same",
+        stands_for: "applied in order to an empty view, a node's events give its whole knowledge",
+        check: all_were_told_the_same,
     },
 ];
 

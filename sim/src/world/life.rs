@@ -62,7 +62,7 @@ impl World {
         if let Some(node) = host.node.take() {
             if !host.is_disk_full {
                 host.remembered =
-                    node.live_members().iter().map(|peer| peer.addr).filter(|addr| *addr != host.addr).collect();
+                    node.present_members().iter().map(|peer| peer.addr).filter(|addr| *addr != host.addr).collect();
             }
             self.watch.stopped(self.now, index, host.is_leaving);
         }
