@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::effect::{Input, InputError, Outbox};
-use tidings::node::{Config, Node};
+use tidings::node::{Config, Node, Tuning};
 use tidings::peer::{Generation, NodeId, Peer};
 use tidings::time::Time;
 use tidings::wire::{DATAGRAM_BYTES_MAX, dress};
@@ -32,6 +32,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         seeds: vec![addr(7)],
         must_join: true,
         remembered: Vec::new(),
+        tuning: Tuning::default(),
     };
     let (mut now, mut out) = (Time::ZERO, Outbox::default());
     let mut node = Node::new(config, now);

@@ -253,6 +253,13 @@ fn parse_file(path: &Path, text: &str, settings: &[Arg]) -> Result<File, Vec<Fil
     if errors.is_empty() { Ok(file) } else { Err(errors) }
 }
 
+/// For fuzzing: whether this is a file with nothing wrong.
+#[cfg(fuzzing)]
+pub(super) fn reads(text: &str, command: impl FnOnce() -> Command) -> bool {
+    static SETTINGS: std::sync::OnceLock<Vec<Arg>> = std::sync::OnceLock::new();
+    parse_file(Path::new("tidings.toml"), text, SETTINGS.get_or_init(|| settings(&command()))).is_ok()
+}
+
 /// A configuration file being read.
 struct Reader<'a> {
     path: &'a Path,

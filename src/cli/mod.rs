@@ -73,6 +73,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Exit {
     }
 }
 
+/// For fuzzing: whether this is a configuration file with nothing wrong.
+#[cfg(fuzzing)]
+pub(crate) fn reads_config(text: &str) -> bool {
+    config::reads(text, Cli::command)
+}
+
 /// How lines of the log look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum LogFormat {

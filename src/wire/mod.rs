@@ -307,10 +307,14 @@ pub(crate) mod foca_codec {
     }
 }
 
-/// For fuzzing: reads bytes as a datagram, as the content of a record, and as a question and an answer. True if any of
-/// them could be read.
+/// For fuzzing: reads bytes as a datagram, as the content of a record, as a question and an answer, and as a keyring.
+/// True if any of them could be read.
 #[doc(hidden)]
 pub fn reads(bytes: &[u8]) -> bool {
+    #[cfg(feature = "net")]
+    if decode_ring(bytes).is_ok() {
+        return true;
+    }
     let datagram = Header::read(bytes).is_ok_and(|(_, body)| Sections::new(body).all(|section| section.is_ok()));
     let content = [crate::record::Key::member(), "k".into()].iter().any(|key| decode_content(key, bytes).is_ok());
     let frame = decode_ask(bytes).is_ok() || decode_answer(bytes).is_ok();
