@@ -88,8 +88,9 @@ impl Builder {
         self
     }
 
-    /// Keeps the member's identity and the addresses of the others in this directory, which is made if needed. Without
-    /// one, each start is a new member.
+    /// Keeps the member's identity, the addresses of the others, and a keyring that was changed while running, in this
+    /// directory, which is made if needed. Without one, each start is a new member. The kept ring is used in place of
+    /// the configured keys as long as these are the same as when it was kept.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.plan.data_dir = Some(path.into());
         self

@@ -203,6 +203,30 @@ async fn keys_rotate_in_a_running_cluster_and_whoever_was_away_is_told() {
 }
 
 #[tokio::test]
+async fn a_member_restarted_with_an_old_key_file_gets_in_with_the_ring_that_it_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = start(builder("a").key(key(1))).await;
+    let again = |byte| builder("b").key(key(byte)).data_dir(dir.path()).join([addr(&a)]);
+    let b = start(again(1)).await;
+    together(&[&a, &b]).await;
+    a.add_key(key(2)).await.unwrap();
+    a.use_key(key(2).id()).await.unwrap();
+    let status = a.remove_key(key(1).id()).await.unwrap();
+    until("it was told", &b, async || b.keys().await.unwrap().ours == status.ours).await;
+    b.leave().await.unwrap();
+
+    let b = start(again(1)).await;
+    assert_eq!(b.keys().await.unwrap().ours, status.ours);
+    together(&[&a, &b]).await;
+    b.leave().await.unwrap();
+
+    // Its operator says otherwise: that is the newer word.
+    let b = start(again(3)).await;
+    assert_eq!(key_warning(&mut b.events()).await, KeyProblem::Refused);
+    assert_eq!(b.keys().await.unwrap().ours[0].id, key(3).id());
+}
+
+#[tokio::test]
 async fn keys_are_not_told_to_whoever_proves_none() {
     let open = builder("a").key(key(1)).accept_plaintext(Plaintext::Accept);
     let a = start(open).await;

@@ -65,6 +65,8 @@ pub(crate) struct Carrier {
     stop: Option<StopReason>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
+    /// Our ring, if it was changed since this was last taken.
+    ring_changed: Option<Keyring>,
     refused: Throttle,
     seal: Seal,
     rotation: Rotation,
@@ -94,6 +96,7 @@ impl Carrier {
             next_token: 0,
             stop: None,
             members_changed: false,
+            ring_changed: None,
             refused: Throttle::default(),
             seal,
             rotation,
@@ -267,6 +270,7 @@ impl Carrier {
         tracing::info!(target: NODE_LOG, revision = ring.revision(), in_use = ring.in_use().id(), ?keys,
             "the cluster keys have changed");
         self.link.keyring.send_replace(Some(ring.clone()));
+        self.ring_changed = Some(ring.clone());
         self.rotation.take(ring, self.link.clock.now());
     }
 
@@ -398,6 +402,11 @@ impl Carrier {
     /// The addresses of the members known now, if any changed since this was last asked.
     pub(crate) fn take_members(&mut self) -> Option<Vec<(NodeId, SocketAddr)>> {
         std::mem::take(&mut self.members_changed).then(|| self.node.known_addrs())
+    }
+
+    /// Our ring, if it was changed since this was last asked.
+    pub(crate) fn take_ring(&mut self) -> Option<Keyring> {
+        self.ring_changed.take()
     }
 
     pub(crate) fn members_changed(&self) -> bool {

@@ -20,6 +20,7 @@ use super::advertise::{Advertise, AdvertiseError};
 use super::carry::{Answer, Carrier};
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
+use super::kept_ring::RingStart;
 use super::keys::Keyring;
 use super::quic::{self, Inbound, StreamLimits, Streams};
 use super::recorder::{RecordError, RecordPlan, Recorder};
@@ -352,15 +353,11 @@ struct Driver {
 }
 
 impl Driver {
-    async fn open(plan: Plan, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self, DriveError> {
+    async fn open(mut plan: Plan, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self, DriveError> {
         let clock = Clock::start();
         let socket = Socket::bind(plan.bind)?;
         let local = socket.local_addr();
         let tag = cluster_tag(&plan.cluster);
-        let tls = plan.trust.tls(tag)?;
-        let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
-        let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
-
         let mut config = Config {
             cluster: plan.cluster,
             name: plan.name,
@@ -375,7 +372,11 @@ impl Driver {
             remembered: Vec::new(),
             tuning: plan.tuning,
         };
-        let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config)).transpose()?;
+        let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config, &mut plan.trust)).transpose()?;
+        let tls = plan.trust.tls(tag)?;
+        let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
+        let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
+
         config.seeds = seeds::first(&plan.join).await;
         let (tell_seeds, new_seeds) = mpsc::channel(1);
         config.must_join = !seeds::is_only(&plan.join, config.addr);
@@ -520,6 +521,10 @@ impl Driver {
             }
             if self.carrier.members_changed() {
                 keeper.keep_at(now, &mut self.carrier);
+            }
+            if let Some(ring) = self.carrier.take_ring() {
+                // At once, too: whoever is restarted with an old key file has nothing else to get in with.
+                keeper.keep_ring(ring);
             }
         }
         self.leaves_at.is_some_and(|at| at <= now).then_some(StopReason::Left)
@@ -694,8 +699,14 @@ impl Registered {
     }
 }
 
-/// What the data directory is to know: our epoch, and the members' addresses.
-type Known = (Epoch, Vec<(NodeId, SocketAddr)>);
+/// What the data directory is to know.
+#[derive(Clone, Debug)]
+struct Known {
+    epoch: Epoch,
+    members: Vec<(NodeId, SocketAddr)>,
+    /// Our ring, once it was changed while running.
+    ring: Option<Keyring>,
+}
 
 /// Writes the members' addresses to the data directory, off the driver's thread: a slow disk must not stall it.
 struct Keeper {
@@ -707,17 +718,20 @@ struct Keeper {
 
 impl Keeper {
     /// Opens the directory, and puts what it says into `config`.
-    fn open(path: PathBuf, config: &mut Config) -> Result<Self, KeptError> {
-        let (dir, start) = DataDir::open(&path, config.id, unix_ms() / 1_000)?;
+    fn open(path: PathBuf, config: &mut Config, trust: &mut Trust) -> Result<Self, KeptError> {
+        let now = unix_ms() / 1_000;
+        let (dir, start) = DataDir::open(&path, config.id, now)?;
         if let Some(aside) = &start.set_aside {
             tracing::warn!(target: NODE_LOG, set_aside = %aside.display(),
                 "the state file is corrupt; it was set aside, and this member starts with a new id");
         }
         (config.id, config.epoch) = (start.id, start.epoch);
         config.remembered = start.peers.iter().map(|(_, addr)| *addr).collect();
+        let configured = trust.ring.clone();
+        take_kept_ring(&dir, trust, now)?;
         let dir = Arc::new(Mutex::new(dir));
-        let (tell, told) = watch::channel((start.epoch, start.peers));
-        let task = tokio::spawn(keep(Arc::clone(&dir), told));
+        let (tell, told) = watch::channel(Known { epoch: start.epoch, members: start.peers, ring: None });
+        let task = tokio::spawn(keep(Arc::clone(&dir), told, configured));
         Ok(Self { dir, tell, task, kept_at: None })
     }
 
@@ -732,19 +746,23 @@ impl Keeper {
     }
 
     fn tell(&self, members: Vec<(NodeId, SocketAddr)>) {
-        self.tell.send_if_modified(|(_, told)| {
-            let is_new = *told != members;
-            *told = members;
+        self.tell.send_if_modified(|known| {
+            let is_new = known.members != members;
+            known.members = members;
             is_new
         });
     }
 
+    fn keep_ring(&self, ring: Keyring) {
+        self.tell.send_modify(|known| known.ring = Some(ring));
+    }
+
     fn is_older_than(&self, epoch: Epoch) -> bool {
-        self.tell.borrow().0 < epoch
+        self.tell.borrow().epoch < epoch
     }
 
     fn keep_epoch(&self, epoch: Epoch) {
-        self.tell.send_modify(|(told, _)| *told = epoch);
+        self.tell.send_modify(|known| known.epoch = epoch);
     }
 
     /// Writes what is still unwritten, within a bounded time.
@@ -765,9 +783,37 @@ impl Keeper {
     }
 }
 
-/// Writes down every set of members that it is told, or the newest of several; tries again while that fails.
-async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>) {
+/// Puts the ring that is kept in the place of the configured one, if it is newer.
+fn take_kept_ring(dir: &DataDir, trust: &mut Trust, now: u64) -> Result<(), KeptError> {
+    let Some(configured) = &trust.ring else {
+        if dir.has_ring() {
+            tracing::warn!(target: NODE_LOG, "this member has no key; the keyring in its data directory is not used");
+        }
+        return Ok(());
+    };
+    match dir.ring(configured, now)? {
+        RingStart::Configured => {}
+        RingStart::Kept(ring) => {
+            tracing::info!(target: NODE_LOG, revision = ring.revision(), in_use = ring.in_use().id(),
+                "the keys are those of the data directory, which were changed while running");
+            trust.ring = Some(ring);
+        }
+        RingStart::Replaced(aside) => {
+            tracing::warn!(target: NODE_LOG, aside = %aside.display(),
+                "other keys are configured than before: those that were changed while running are put aside");
+        }
+        RingStart::Corrupt(aside) => {
+            tracing::warn!(target: NODE_LOG, set_aside = %aside.display(),
+                "the kept keyring is corrupt; it was set aside, and this member starts with the configured keys");
+        }
+    }
+    Ok(())
+}
+
+/// Writes down whatever it is told, or the newest of it; tries again while that fails.
+async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>, configured: Option<Keyring>) {
     let mut has_failed = false;
+    let mut ring_kept = None;
     loop {
         let more = tokio::select! {
             changed = told.changed() => changed.is_ok(),
@@ -776,13 +822,22 @@ async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>) {
         if !more {
             return;
         }
-        let (epoch, members) = told.borrow_and_update().clone();
+        let Known { epoch, members, ring } = told.borrow_and_update().clone();
+        let new_ring = ring.clone().filter(|_| ring != ring_kept).zip(configured.clone());
         let dir = Arc::clone(&dir);
-        let save = move || dir.lock().unwrap_or_else(PoisonError::into_inner).save(epoch, &members);
+        let save = move || {
+            let mut dir = dir.lock().unwrap_or_else(PoisonError::into_inner);
+            let ring = new_ring.map_or(Ok(()), |(ring, configured)| dir.save_ring(&ring, &configured));
+            dir.save(epoch, &members).and(ring)
+        };
         let saved = tokio::task::spawn_blocking(save).await;
         has_failed = !matches!(saved, Ok(Ok(())));
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(target: NODE_LOG, "{error}; trying again in {} s", KEEP_EVERY.as_secs());
+        match saved {
+            Ok(Ok(())) => ring_kept = ring,
+            Ok(Err(error)) => {
+                tracing::warn!(target: NODE_LOG, "{error}; trying again in {} s", KEEP_EVERY.as_secs());
+            }
+            Err(_) => {}
         }
     }
 }

@@ -59,7 +59,7 @@ pub enum KeptError {
     },
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
+pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
     let path = path.to_owned();
     move |error| KeptError::Io { doing, path, error }
 }
@@ -99,7 +99,7 @@ impl DataDir {
         let (kept, set_aside) = match read(path)? {
             Found::State(state) => (Some(state), None),
             Found::Nothing => (None, None),
-            Found::Corrupt => (None, Some(set_aside(path, now)?)),
+            Found::Corrupt => (None, Some(set_aside(path, STATE, now)?)),
         };
         let epoch = kept.as_ref().map_or(0, |state| state.epoch.saturating_add(1)).max(now).min(EPOCH_MAX);
         let id = kept.as_ref().map_or(fresh, |state| state.id);
@@ -123,12 +123,24 @@ impl DataDir {
         let state = State { id: self.id, epoch: self.epoch, peers };
         let kept = Kept { format: FORMAT, checksum: state.checksum(), state };
         let text = serde_json::to_vec_pretty(&kept).expect("numbers and addresses are always written");
-        // The name is fixed, so that a crash leaves at most one such file: the lock keeps others away.
-        let new = self.path.join(STATE_NEW);
-        write_synced(&new, &text).map_err(io_error("write", &new))?;
-        let path = self.path.join(STATE);
+        self.replace(STATE_NEW, STATE, &text, false)
+    }
+
+    /// Writes the file `name`, whole or not at all, by way of `new`. That name is fixed, so that a crash leaves at most
+    /// one such file: the lock keeps others away. A secret file can be read by its owner alone.
+    pub(super) fn replace(&self, new: &str, name: &str, bytes: &[u8], is_secret: bool) -> Result<(), KeptError> {
+        let (new, path) = (self.path.join(new), self.path.join(name));
+        write_synced(&new, bytes, is_secret).map_err(io_error("write", &new))?;
         fs::rename(&new, &path).map_err(io_error("replace", &path))?;
         sync_dir(&self.path).map_err(io_error("sync", &self.path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock.is_none()
     }
 
     /// Gives the directory free for another start.
@@ -204,19 +216,33 @@ pub fn reads(bytes: &[u8]) -> bool {
     matches!(parse(bytes), Ok(Found::State(_)))
 }
 
-/// Renames the state file to a name that nothing has yet.
-fn set_aside(dir: &Path, now: u64) -> Result<PathBuf, KeptError> {
-    let path = dir.join(STATE);
-    let plain = dir.join(format!("{STATE}.corrupt-{now}"));
-    let numbered = (1..SET_ASIDE_MAX).map(|n| dir.join(format!("{STATE}.corrupt-{now}-{n}")));
+/// Renames the file to a name that nothing has yet.
+pub(super) fn set_aside(dir: &Path, name: &str, now: u64) -> Result<PathBuf, KeptError> {
+    let path = dir.join(name);
+    let plain = dir.join(format!("{name}.corrupt-{now}"));
+    let numbered = (1..SET_ASIDE_MAX).map(|n| dir.join(format!("{name}.corrupt-{now}-{n}")));
     let to = std::iter::once(plain.clone()).chain(numbered).find(|to| fs::symlink_metadata(to).is_err());
     let to = to.ok_or_else(|| io_error("find a free name beside", &plain)(io::ErrorKind::AlreadyExists.into()))?;
     fs::rename(&path, &to).map_err(io_error("set aside", &path))?;
     Ok(to)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+fn write_synced(path: &Path, bytes: &[u8], is_secret: bool) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    if is_secret {
+        // One that is there already would keep its mode, whoever made it.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        options.create_new(true);
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = is_secret;
+    let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -7,6 +7,7 @@ mod dns;
 pub mod driver;
 mod hub;
 pub mod kept;
+pub mod kept_ring;
 pub mod keys;
 pub mod quic;
 pub mod recorder;
