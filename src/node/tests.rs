@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::effect::{GoneReason, StreamFailure};
 use crate::record::Instance;
+use crate::wire::pretend;
 use crate::wire::{BodyRef, HEADER_BYTES, Header, Kind, Outgoing};
 
 struct Nodes {
@@ -22,6 +23,8 @@ struct Nodes {
     datagrams: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     asks: Vec<Bytes>,
     errors: Vec<InputError>,
+    /// Nodes that pretend to be of a newer version.
+    newer: Vec<SocketAddr>,
 }
 
 fn addr(n: u16) -> SocketAddr {
@@ -59,6 +62,7 @@ impl Nodes {
             datagrams: Vec::new(),
             asks: Vec::new(),
             errors: Vec::new(),
+            newer: Vec::new(),
         }
     }
 
@@ -74,7 +78,8 @@ impl Nodes {
 
     fn start(&mut self, config: Config) {
         let at = config.addr;
-        self.nodes.insert(at, Node::new(config, self.now));
+        let node = pretend::run(self.newer.contains(&at), || Node::new(config, self.now));
+        self.nodes.insert(at, node);
         self.tell(at, Input::Wake).expect("a wake");
     }
 
@@ -85,7 +90,8 @@ impl Nodes {
     /// Hands `input` to a node, and delivers all that follows from it.
     fn tell(&mut self, at: SocketAddr, input: Input<'_>) -> Result<(), InputError> {
         let mut out = Outbox::default();
-        let result = self.nodes.get_mut(&at).expect("a node").handle(self.now, input, &mut out);
+        let node = self.nodes.get_mut(&at).expect("a node");
+        let result = pretend::run(self.newer.contains(&at), || node.handle(self.now, input, &mut out));
         let mut todo = VecDeque::from([(at, out)]);
         while let Some((from, out)) = todo.pop_front() {
             self.events.extend(out.events.into_iter().map(|event| (from, event)));
@@ -112,7 +118,8 @@ impl Nodes {
 
     fn hand(&mut self, at: SocketAddr, input: Input<'_>) -> Option<(SocketAddr, Outbox)> {
         let mut out = Outbox::default();
-        if let Err(error) = self.nodes.get_mut(&at)?.handle(self.now, input, &mut out) {
+        let node = self.nodes.get_mut(&at)?;
+        if let Err(error) = pretend::run(self.newer.contains(&at), || node.handle(self.now, input, &mut out)) {
             self.errors.push(error);
         }
         Some((at, out))
@@ -157,6 +164,46 @@ fn whoever_joins_knows_everything_and_is_known() {
     assert!(nodes.nodes.values().all(Node::is_ready));
     let ups = nodes.events_of(6).filter(|event| matches!(event, Event::MemberUp(_))).count();
     assert_eq!(ups, 6, "each member once");
+}
+
+/// Its datagrams have a section, its records a field, and one record a kind that nobody else knows; it says that it
+/// speaks two wire versions. All of it reaches everybody, also by way of those that cannot read it.
+#[test]
+fn a_node_of_a_newer_version_lives_in_the_same_cluster() {
+    let mut nodes = Nodes::new();
+    nodes.newer = vec![addr(1), addr(4)];
+    for n in 1..=5 {
+        nodes.start(config(n, 1, if n == 1 { &[] } else { &[1] }));
+        nodes.run(Duration::from_millis(50));
+    }
+    let of_a_new_kind = Instance::new(pretend::NEW_KIND, addr(80)).expect("valid").with_id("new");
+    for (n, instance) in [
+        (4, instance("small", 10)),
+        (4, instance("big", 20_000)),
+        (4, Arc::new(of_a_new_kind)),
+        (2, instance("old", 10)),
+        (2, instance("old-big", 20_000)),
+    ] {
+        nodes.tell(addr(n), Input::Register(instance)).expect("registered");
+    }
+    nodes.run(Duration::from_secs(60));
+    nodes.start(config(6, 1, &[2]));
+    nodes.run(Duration::from_secs(60));
+    assert!(nodes.is_agreed());
+    assert_eq!((nodes.node(6).digest().live_members, nodes.node(6).digest().live_records), (6, 11));
+    for n in 1..=6 {
+        let counters = nodes.node(n).counters();
+        assert_eq!((counters.members_down, counters.malformed, counters.other_version), (0, 0, 0), "at {n}");
+        assert!(counters.unknown_sections > 0, "nothing newer came to {n}");
+        let ups = nodes.events_of(n).filter(|event| matches!(event, Event::ServiceUp { .. })).count();
+        assert_eq!(ups, 4, "at {n}: each but the one of a new kind, once");
+        assert!(!nodes.events_of(n).any(|event| matches!(event, Event::Warning(_) | Event::Fatal(_))), "at {n}");
+    }
+    nodes.tell(addr(4), Input::Leave).expect("left");
+    nodes.nodes.remove(&addr(4));
+    nodes.run(Duration::from_secs(5));
+    assert!(nodes.is_agreed());
+    assert_eq!(nodes.node(6).digest().live_records, 7);
 }
 
 #[test]

@@ -12,9 +12,13 @@
 //! take its place.
 
 mod frame;
+#[cfg(test)]
+mod golden;
 mod header;
 #[cfg(feature = "net")]
 mod keyring;
+#[cfg(test)]
+pub(crate) mod pretend;
 mod probe;
 mod record;
 mod recording;
