@@ -11,7 +11,7 @@ use crate::fleet::{Fleet, FleetError, Line, Start, between};
 use crate::process::Signal;
 
 /// After all views are complete, until measuring begins: lazy repeats and streams of the start come to rest.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 
 /// How long after a start without its data directory the old identity may be listed.
 const OLD_GONE_MS: f64 = 2_000.0;
@@ -188,7 +188,10 @@ pub(crate) fn restart(options: &Options, report: &mut Report) -> Result<(), Flee
             let old = own_id(&fleet, victim);
             fleet.mark();
             fleet.kill(victim)?;
-            fleet.relaunch(victim, &Start { addr: Some(addr.clone()), join: Some(join.clone()), keeps, number })?;
+            fleet.relaunch(
+                victim,
+                &Start { addr: Some(addr.clone()), join: Some(join.clone()), keeps, number, ..Start::default() },
+            )?;
             let started = fleet.nodes[victim].launched;
             let is_new = |line: &Line| of_start(line, &name) == Some(number);
             let is_settled = |fleet: &Fleet| {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
+use tidings::registry::ClusterKey;
 
 use crate::Options;
 use crate::figures::Report;
@@ -95,6 +96,9 @@ pub(crate) struct Line {
     pub(crate) stats: Option<BTreeMap<String, u64>>,
     pub(crate) members: Option<Vec<Value>>,
     pub(crate) services: Option<Vec<Value>>,
+    pub(crate) keys: Option<Vec<Value>>,
+    pub(crate) unheard: Option<Vec<Value>>,
+    command: Option<String>,
     /// When the member wrote it.
     #[serde(skip)]
     pub(crate) at: Timestamp,
@@ -211,18 +215,22 @@ pub(crate) struct Start {
     pub(crate) keeps: bool,
     /// The metadata `start` of its instance.
     pub(crate) number: usize,
+    /// Further arguments.
+    pub(crate) more: Vec<String>,
 }
 
 /// Members of one cluster; all killed when dropped.
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Node>,
-    cluster: String,
+    pub(crate) cluster: String,
     lines: Receiver<Heard>,
     tell: Sender<Heard>,
     dir: PathBuf,
     /// Removes the directory, unless it was asked to be kept.
     _removed: Option<TempDir>,
     log: Option<String>,
+    /// The file of the cluster key that all members are started with.
+    key: Option<PathBuf>,
     /// Errors and ends that nobody asked for.
     pub(crate) complaints: Vec<String>,
 }
@@ -239,6 +247,7 @@ impl Fleet {
         };
         std::fs::create_dir_all(&dir)?;
         let (tell, lines) = mpsc::channel();
+        let key = if options.has_key { Some(write_key(&dir, "cluster.key")?.0) } else { None };
         Ok(Self {
             nodes: Vec::new(),
             cluster: format!("bench-{label}-{}", std::process::id()),
@@ -247,6 +256,7 @@ impl Fleet {
             dir,
             _removed: removed,
             log: options.log.clone(),
+            key,
             complaints: Vec::new(),
         })
     }
@@ -305,6 +315,10 @@ impl Fleet {
         if start.keeps {
             option("data-dir", self.dir.join(&node.name).to_string_lossy().into_owned());
         }
+        if let Some(key) = &self.key {
+            option("key-file", key.to_string_lossy().into_owned());
+        }
+        arguments.extend(start.more.iter().cloned());
         let stderr = self.dir.join(format!("{}.stderr", node.name));
         node.life += 1;
         node.addr = None;
@@ -317,6 +331,11 @@ impl Fleet {
         let (tell, life) = (self.tell.clone(), node.life);
         std::thread::spawn(move || read(index, life, stdout, &tell));
         Ok(())
+    }
+
+    /// Makes a new cluster key, and gives its file and the key.
+    pub(crate) fn new_key(&self, name: &str) -> Result<(PathBuf, ClusterKey), FleetError> {
+        write_key(&self.dir, name)
     }
 
     /// Starts a member anew at an address that it had: if somebody else has taken it meanwhile, tries again.
@@ -435,8 +454,14 @@ impl Fleet {
     /// Asks running members something, and gives each answer, by index.
     pub(crate) fn ask_all(&mut self, command: &str) -> Result<BTreeMap<usize, Line>, FleetError> {
         let asked: Vec<usize> = self.running().map(|(index, _)| index).collect();
-        let is_answer = |line: &Line| line.event == command;
-        for &index in &asked {
+        self.ask(&asked, command)
+    }
+
+    /// Asks these members something, and gives each answer, by index. An answer is called as the command's first word.
+    pub(crate) fn ask(&mut self, asked: &[usize], command: &str) -> Result<BTreeMap<usize, Line>, FleetError> {
+        let event = command.split(' ').next().unwrap_or_default();
+        let is_answer = |line: &Line| line.event == event || line.command.as_deref() == Some(event);
+        for &index in asked {
             self.nodes[index].log.retain(|line| !is_answer(line));
             self.nodes[index].say(command)?;
         }
@@ -445,7 +470,7 @@ impl Fleet {
         };
         self.until(is_answered);
         let mut answers = BTreeMap::new();
-        for index in asked {
+        for &index in asked {
             let node = &mut self.nodes[index];
             let Some(place) = node.log.iter().position(is_answer) else {
                 return Err(FleetError(format!("{} does not answer {command}", node.name)));
@@ -508,6 +533,16 @@ impl Fleet {
             }
         }
     }
+}
+
+/// A new cluster key, in a file that its owner alone can read.
+fn write_key(dir: &std::path::Path, name: &str) -> Result<(PathBuf, ClusterKey), FleetError> {
+    let key = ClusterKey::generate().map_err(|error| FleetError(error.to_string()))?;
+    let path = dir.join(name);
+    let mut file = std::fs::File::create(&path)?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    writeln!(file, "{}", *key.secret_text())?;
+    Ok((path, key))
 }
 
 /// Tells each line of a process, and then its end.

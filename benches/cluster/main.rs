@@ -5,7 +5,10 @@
 mod experiments;
 mod figures;
 mod fleet;
+mod hostile;
+mod keys;
 mod process;
+mod relay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,13 +29,19 @@ experiments (their own numbers of members and trials stand behind them):
   leave     leave by SIGTERM and by command; until the others tell it          20, 40
   crash     kill -9; until the others tell it (no target)                      20, 10
   stop      a member stands still for two seconds; nobody calls it dead        20, 10
+  rotate    another cluster key in a running cluster, while one is away         20
+  encrypt   encryption is turned on in a running cluster                       10
+  replay    all that was said is said again: to its receiver, elsewhere, later 10
+  flood     100,000 hostile datagrams a second at one member                   10
   all       each of these
   smoke     a small set of these; the default
 
 options:
   --nodes N      members
   --trials N     repetitions
-  --span TIME    idle: measured time (default 300s); stop: time watched after each stop (default 15s)
+  --span TIME    idle: measured time (default 300s); stop: time watched after each stop (default 15s); replay: time
+                 listened (default 60s); flood: its time (default 30s)
+  --key          the members have a cluster key: all they say is sealed (rotate, replay and flood always have one)
   --after TIME   late: time between the last registration and the join (default 60s)
   --pause TIME   change: time between two changes (default 300ms)
   --log FILTER   the members' RUST_LOG; their standard error is kept with the state (see --state)
@@ -51,6 +60,7 @@ struct Options {
     pause: Option<Duration>,
     log: Option<String>,
     state: Option<PathBuf>,
+    has_key: bool,
     /// Whether times are judged, and not only promises.
     is_timed: bool,
 }
@@ -67,11 +77,24 @@ const EXPERIMENTS: &[(&str, Experiment)] = &[
     ("leave", experiments::leave),
     ("crash", experiments::crash),
     ("stop", experiments::stop),
+    ("rotate", keys::rotate),
+    ("encrypt", keys::encrypt),
+    ("replay", hostile::replay),
+    ("flood", hostile::flood),
 ];
 
-/// What the default set runs: experiment, members, trials.
-const SMOKE: &[(&str, usize, usize)] =
-    &[("join", 8, 2), ("change", 8, 5), ("restart", 4, 2), ("large", 4, 1), ("leave", 5, 2)];
+/// What the default set runs: experiment, members, trials, and seconds of those that have a span.
+const SMOKE: &[(&str, usize, usize, u64)] = &[
+    ("join", 8, 2, 0),
+    ("change", 8, 5, 0),
+    ("restart", 4, 2, 0),
+    ("large", 4, 1, 0),
+    ("leave", 5, 2, 0),
+    ("rotate", 4, 1, 0),
+    ("encrypt", 3, 1, 0),
+    ("replay", 3, 1, 3),
+    ("flood", 3, 1, 3),
+];
 
 fn main() -> ExitCode {
     let (names, options) = match read_arguments(std::env::args().skip(1)) {
@@ -107,9 +130,10 @@ fn run(name: &'static str, options: &Options) -> bool {
 
 /// Each experiment to run, with its options.
 fn planned(names: &[&'static str], options: &Options) -> Vec<(&'static str, Options)> {
-    let smoke = SMOKE.iter().map(|&(name, nodes, trials)| {
+    let smoke = SMOKE.iter().map(|&(name, nodes, trials, seconds)| {
         let (nodes, trials) = (options.nodes.or(Some(nodes)), options.trials.or(Some(trials)));
-        (name, Options { nodes, trials, ..options.clone() })
+        let span = options.span.or(Some(Duration::from_secs(seconds)));
+        (name, Options { nodes, trials, span, ..options.clone() })
     });
     if names.is_empty() { smoke.collect() } else { names.iter().map(|name| (*name, options.clone())).collect() }
 }
@@ -125,6 +149,7 @@ fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Option<
             "--span" => options.span = Some(time(&argument, &value()?)?),
             "--after" => options.after = Some(time(&argument, &value()?)?),
             "--pause" => options.pause = Some(time(&argument, &value()?)?),
+            "--key" => options.has_key = true,
             "--log" => options.log = Some(value()?),
             "--state" => options.state = Some(PathBuf::from(value()?)),
             // What cargo itself passes: `cargo bench` the first, `cargo test --benches` nothing or the second.

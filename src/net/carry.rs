@@ -342,6 +342,16 @@ impl Carrier {
     /// change finds it in the view.
     fn tell(&mut self, events: &mut Vec<Event>) {
         let mut is_ready = false;
+        if self.rotation.explains_refusals() {
+            events.retain(|event| match event {
+                Event::Warning(warning @ Warning::Key { problem: KeyProblem::Refused, .. }) => {
+                    self.link.note_refusal(warning);
+                    tracing::debug!(target: NODE_LOG, "{warning}; keys are changing");
+                    false
+                }
+                _ => true,
+            });
+        }
         for event in events.iter() {
             self.view.apply(event);
             match event {

@@ -206,6 +206,12 @@ impl Rotation {
         encode_ring(&ToldRing { revision: ring.revision(), in_use: ring.in_use().id(), keys }).ok()
     }
 
+    /// Whether a refusal for want of a key says nothing new: our ring is changing in the running cluster, and whoever
+    /// cannot open what the new key seals is told of it by that very exchange.
+    pub(crate) fn explains_refusals(&self) -> bool {
+        self.trust.ring.as_ref().is_some_and(|ring| ring.revision() > 0 && ring.keys().len() > 1)
+    }
+
     /// Whether somebody at this address, who uses another of our keys, should be told of our ring now.
     pub(crate) fn should_tell(&mut self, to: SocketAddr, now: Time) -> bool {
         let is_settled = now.since(self.changed) >= SETTLES_AFTER;
