@@ -905,7 +905,11 @@ impl Request {
         let question = Inbound { from: self.from, request, answer };
         inbound.try_send(question).map_err(|_| code::REFUSED)?;
         counters.requests.add();
-        let answer = answered.await.ok().flatten().ok_or(code::REFUSED)?;
+        let answer = tokio::select! {
+            answer = answered => answer.ok().flatten().ok_or(code::REFUSED)?,
+            // Whoever asked has given up, and its place is for another.
+            _ = send.stream.stopped() => return Err(code::CANCELLED),
+        };
         send.send(answer).await.map_err(|_| code::CANCELLED)?;
         // Until then the connection is in use. However it ends, nothing is left to be done.
         let _ = send.stream.stopped().await;
@@ -1273,6 +1277,40 @@ mod tests {
         until(|| b.streams.stats().requests == 1).await;
         assert_eq!(a.ask(&b, b"one too many").await, Err(StreamFailure::Refused));
         held.abort();
+    }
+
+    #[tokio::test]
+    async fn a_question_that_takes_too_long_here_is_given_up_and_makes_room() {
+        let limits =
+            StreamLimits { request_timeout: Duration::from_millis(100), requests_open_max: 1, ..Default::default() };
+        let (a, b) = (Member::start(), Member::with(limits));
+        assert_eq!(a.ask(&b, b"hold").await, Err(StreamFailure::Refused));
+        assert_eq!(b.streams.stats().requests_refused, 1);
+        assert_eq!(a.ask(&b, b"next").await.unwrap(), "next");
+    }
+
+    #[tokio::test]
+    async fn more_streams_than_a_connection_may_have_wait_for_their_turn() {
+        let limits = StreamLimits { streams_per_connection_max: 4, ..Default::default() };
+        let patient = StreamLimits { ask_timeout: Duration::from_millis(500), ..Default::default() };
+        let (a, b) = (Member::with(patient), Member::with(limits));
+        let held: Vec<_> = (0..6).map(|_| tokio::spawn(a.streams.ask(b.addr(), "hold".into()))).collect();
+        until(|| b.streams.stats().requests == 4).await;
+        for one in held {
+            assert_eq!(one.await.unwrap(), Err(StreamFailure::Timeout));
+        }
+        assert_eq!(a.streams.stats().handshakes, 1);
+        assert_eq!(a.ask(&b, b"later").await.unwrap(), "later");
+    }
+
+    #[tokio::test]
+    async fn more_questions_of_ours_than_may_be_open_are_refused_here() {
+        let (a, b) = (Member::with(StreamLimits { asks_open_max: 2, ..Default::default() }), Member::start());
+        let held: Vec<_> = (0..2).map(|_| tokio::spawn(a.streams.ask(b.addr(), "hold".into()))).collect();
+        until(|| b.streams.stats().requests == 2).await;
+        assert_eq!(a.ask(&b, b"one too many").await, Err(StreamFailure::Refused));
+        assert_eq!(b.streams.stats().requests, 2, "nothing was sent");
+        held.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
