@@ -708,6 +708,33 @@ mod tests {
         assert!(matches!(table.merge(&live("0", 1), Time::ZERO), Merge::Known), "it stays withdrawn");
     }
 
+    /// Half a million, as many members with all that one may have as it takes.
+    #[test]
+    fn records_of_all_members_have_a_limit_and_members_themselves_still_fit() {
+        let mut table = Table::new();
+        let owner = |n: usize| Owner { id: NodeId(n as u64 + 1), epoch: 5 };
+        let body = Body::Live(Bytes::from_static(&[99, 1]));
+        let record = |n: usize, k: usize| Record {
+            owner: owner(n),
+            key: k.to_string().as_str().into(),
+            version: k as Version + 1,
+            body: body.clone(),
+        };
+        let owners = RECORDS_MAX / RECORDS_PER_OWNER_MAX;
+        for n in 0..owners {
+            table.begin(owner(n));
+            for k in 0..RECORDS_PER_OWNER_MAX {
+                assert!(matches!(table.merge(&record(n, k), Time::ZERO), Merge::New { .. }), "{n} {k}");
+            }
+        }
+        table.begin(owner(owners));
+        assert!(matches!(table.merge(&record(owners, 0), Time::ZERO), Merge::TooMany));
+        assert!(!table.make_room(owner(owners).id), "nobody else's goes for it");
+        let member = Record { key: Key::member(), body: Body::Live(content()), ..record(owners, 0) };
+        assert!(matches!(table.merge(&member, Time::ZERO), Merge::New { .. }), "who it is, is still told");
+        assert_eq!(table.live_count(owner(0).id), RECORDS_PER_OWNER_MAX);
+    }
+
     #[test]
     fn a_teller_with_a_gap_does_not_tell_the_same_page_for_ever() {
         let teller = table(&[live("b", 5), live("c", 6), live("d", 7)]);
