@@ -346,6 +346,12 @@ impl Registry {
         self.link.local
     }
 
+    /// Whether somebody who has no key can be a member: it has none itself and its port can be reached from other
+    /// machines ([`Builder::insecure`]), or it accepts datagrams in clear ([`Builder::accept_plaintext`]).
+    pub fn is_insecure(&self) -> bool {
+        self.link.is_insecure
+    }
+
     /// Offers an instance, until its guard is dropped, withdrawn, or the member leaves.
     ///
     /// Sets [`Instance::registered_at`], and the id, where it is empty, to `service@member:port`. When this returns,
@@ -1076,8 +1082,10 @@ mod tests {
         kept(10);
         let old_copy = std::fs::read(dir.path().join("state.json")).expect("it is there");
         kept(ahead);
-        let b = member("b", &[]).await;
-        let builder = Registry::builder("registry-test", "a").data_dir(dir.path()).join([b.local_addr().to_string()]);
+        // Sealed: what seals must follow an epoch that changes while it runs.
+        let keyed = |name| Registry::builder("registry-test", name).key(ClusterKey::new([7; 32]));
+        let b = soon(keyed("b").start()).await.unwrap();
+        let builder = keyed("a").data_dir(dir.path()).join([b.local_addr().to_string()]);
         let first = soon(builder.clone().start()).await.unwrap();
         let (addr, known) = (first.local_addr(), first.peer().epoch());
         assert!(known > ahead);
@@ -1091,6 +1099,8 @@ mod tests {
         soon(second.register(web(80))).await.unwrap().keep();
         until(&mut seen, |web| web.healthy().len() == 1).await;
         assert!(second.peer().epoch() > known, "the others know a later start, and heard of one still later");
+        let stats = second.stats().await.unwrap();
+        assert_eq!((stats.node.epochs_taken, stats.seal.not_sealed), (1, 0));
         let taken = second.peer().epoch();
         soon(second.leave()).await.unwrap();
         assert!(kept(0) > taken, "the epoch was kept");

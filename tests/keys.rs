@@ -165,8 +165,11 @@ async fn without_a_key_only_loopback_or_a_loud_word_will_do() {
     let open = || builder("a").bind("0.0.0.0:0".parse().unwrap());
     assert!(matches!(open().start().await, Err(StartError::NotLoopback { what: "bind", .. })));
     // On the address of this host alone, and for a moment.
-    assert!(open().insecure(true).start().await.is_ok());
-    assert!(open().key(key(1)).start().await.is_ok());
+    assert!(open().insecure(true).start().await.unwrap().is_insecure());
+    assert!(!open().key(key(1)).start().await.unwrap().is_insecure());
+    assert!(!builder("a").start().await.unwrap().is_insecure());
+    let in_clear_too = builder("a").key(key(1)).accept_plaintext(Plaintext::Accept);
+    assert!(in_clear_too.start().await.unwrap().is_insecure());
 }
 
 #[tokio::test]
@@ -253,21 +256,68 @@ fn pem_text(label: &str, der: &[u8]) -> String {
 
 /// An authority and a certificate of it, in files.
 fn pem(dir: &std::path::Path, authority: &str, name: &str, until_year: i32) -> PemFiles {
+    let own = Own { file: "cert", until: rcgen::date_time_ymd(until_year, 1, 1).unix_timestamp() };
+    pems(dir, authority, name, &[own]).remove(0)
+}
+
+/// A certificate: what its files are called, and until when it is valid, in unix seconds.
+struct Own {
+    file: &'static str,
+    until: i64,
+}
+
+/// An authority and several certificates of it, in files.
+fn pems(dir: &std::path::Path, authority: &str, name: &str, own: &[Own]) -> Vec<PemFiles> {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, authority);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let file = |what: &str| -> PathBuf { dir.join(format!("{authority}-{what}.pem")) };
-    let files = PemFiles { authority: file("ca"), certificate: file("cert"), key: file("key") };
-    let own = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.not_after = date_time_ymd(until_year, 1, 1);
-    let certificate = params.signed_by(&own, &issuer).unwrap();
-    std::fs::write(&files.authority, pem_text("CERTIFICATE", issuer.as_ref().der())).unwrap();
-    std::fs::write(&files.certificate, pem_text("CERTIFICATE", certificate.der())).unwrap();
-    std::fs::write(&files.key, pem_text("PRIVATE KEY", &own.serialize_der())).unwrap();
-    files
+    std::fs::write(file("ca"), pem_text("CERTIFICATE", issuer.as_ref().der())).unwrap();
+    let files = own.iter().map(|Own { file: what, until }| {
+        let files = PemFiles { authority: file("ca"), certificate: file(what), key: file(&format!("{what}-key")) };
+        let own = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(*until).unwrap());
+        let certificate = params.signed_by(&own, &issuer).unwrap();
+        std::fs::write(&files.certificate, pem_text("CERTIFICATE", certificate.der())).unwrap();
+        std::fs::write(&files.key, pem_text("PRIVATE KEY", &own.serialize_der())).unwrap();
+        files
+    });
+    files.collect()
+}
+
+/// A certificate that runs out takes the streams of its member, not the member: its connections live on, and gossip,
+/// lookups and failure detection do not need them.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "certificates are valid in the time of the real world")]
+async fn a_certificate_that_expires_while_running_ends_streams_and_not_the_membership() {
+    let dir = tempfile::tempdir().unwrap();
+    let unix = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let until_unix = unix() + 3;
+    let files = pems(
+        dir.path(),
+        "ours",
+        MEMBER_NAME,
+        &[Own { file: "short", until: until_unix }, Own { file: "long", until: 4_000_000_000 }],
+    );
+    let a = start(builder("a").key(key(1)).tls_pem(files[0].clone())).await;
+    let b = start(builder("b").key(key(1)).tls_pem(files[1].clone()).join([addr(&a)])).await;
+    together(&[&a, &b]).await;
+    until("both pulled", &b, async || b.ready().await.is_ok()).await;
+    until("it expires", &a, async || unix() > until_unix).await;
+
+    let c = start(builder("c").key(key(1)).tls_pem(files[1].clone()).join([addr(&a)])).await;
+    until("its handshakes with the expired one fail", &c, async || stats(&c).await.streams.handshakes_failed > 0).await;
+    let web = Instance::new("web", "127.0.0.1:80".parse::<SocketAddr>().unwrap()).unwrap();
+    let _web = a.register(web).await.unwrap();
+    for member in [&b, &c] {
+        until("gossip goes on", member, async || member.lookup("web").is_ok()).await;
+    }
+    assert_eq!(stats(&b).await.node.members_down, 0);
+    let error = start_error(builder("a").key(key(1)).tls_pem(files[0].clone())).await;
+    assert!(error.contains("short"), "{error}");
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ pub(crate) fn replay(options: &Options, report: &mut Report) -> Result<(), Fleet
             report.miss(&format!("{what}: {} were accepted, or never arrived", accepted[case]));
         }
     }
-    tapped.fleet.confess(report, &["members_down"])
+    tapped.fleet.confess(report, &["members_down", "driver_stalls"])
 }
 
 fn of(heard: &[Heard], is_such: impl Fn(&Heard) -> bool) -> Vec<&[u8]> {

@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::exit::{Exit, Failure};
-use super::{keys, spec};
+use super::{keys, limits, spec};
 
 /// The most bytes of a configuration file that are read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -65,6 +65,9 @@ enum What {
         /// Also print where each value comes from
         #[arg(long)]
         origin: bool,
+        /// Print every limit instead: its name, its value, and what it limits. None of them can be set
+        #[arg(long, conflicts_with_all = ["origin", "options"])]
+        limits: bool,
         /// Options of `tidings node` to take into account, after `--`
         #[arg(last = true, value_name = "OPTION")]
         options: Vec<OsString>,
@@ -142,7 +145,8 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<String, Failure> {
             let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
             Ok(format!("{}: {} settings, nothing wrong\n", path.display(), file.values.len()))
         }
-        What::Show { file, origin, options } => {
+        What::Show { limits: true, .. } => Ok(limits::show()),
+        What::Show { file, origin, options, limits: false } => {
             let file = match find(file.config.clone())? {
                 Some(path) => read(&path, &settings).map_err(|errors| failure(&errors))?,
                 None => File::default(),

@@ -21,6 +21,8 @@ pub(super) struct Me {
     pub(super) cluster: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) peer: Peer,
+    /// Whether somebody who has no key can be a member.
+    pub(super) is_insecure: bool,
 }
 
 #[derive(Default, Debug, Serialize)]
@@ -37,6 +39,8 @@ struct Line<'a> {
     member_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +97,7 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
             member: Some(&me.name),
             member_id: Some(me.peer.id.to_string()),
             addr: Some(me.peer.addr.to_string()),
+            insecure: me.is_insecure.then_some(true),
             ..Line::new("ready")
         },
         Change::MemberUp(member) => Line::member("member_up", member),
@@ -169,7 +174,7 @@ mod tests {
     fn me() -> Me {
         let addr = SocketAddr::from(([127, 0, 0, 1], 7900));
         let peer = Peer { id: NodeId(0xab), addr, generation: Generation::first(1), nonce: 1 };
-        Me { cluster: Arc::from("c"), name: Arc::from("a"), peer }
+        Me { cluster: Arc::from("c"), name: Arc::from("a"), peer, is_insecure: false }
     }
 
     #[test]
@@ -178,6 +183,12 @@ mod tests {
             without_ts(&change(&me(), &Change::Ready)),
             r#""event":"ready","schema":1,"cluster":"c","member":"a","member_id":"00000000000000ab","addr":"127.0.0.1:7900"}"#
         );
+    }
+
+    #[test]
+    fn ready_says_when_no_key_is_needed() {
+        let line = change(&Me { is_insecure: true, ..me() }, &Change::Ready);
+        assert!(line.ends_with(r#""addr":"127.0.0.1:7900","insecure":true}"#), "{line}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod demo;
 mod exit;
 mod jsonl;
 mod keys;
+mod limits;
 mod node;
 mod output;
 mod signals;

@@ -224,8 +224,12 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         _ = signals.next() => return Ok(()),
         () = output.closed() => return Ok(()),
     };
-    let me =
-        Me { cluster: Arc::from(args.cluster.as_str()), name: Arc::from(args.name.as_str()), peer: registry.peer() };
+    let me = Me {
+        cluster: Arc::from(args.cluster.as_str()),
+        name: Arc::from(args.name.as_str()),
+        peer: registry.peer(),
+        is_insecure: registry.is_insecure(),
+    };
     // Lives longer than the loop: to drop its guards before leaving would tell everybody of each withdrawal first.
     let mut control = Control::new(&registry, &me);
     tokio::select! {

@@ -87,8 +87,9 @@ fn offer_text(offer: &Offer) -> String {
 fn headline(shown: &Shown, instances: usize) -> String {
     let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
     let joining = if shown.status == "ready" { String::new() } else { format!(" | {}", shown.status) };
+    let insecure = if shown.insecure { " | INSECURE: no key needed" } else { "" };
     printable(&format!(
-        "cluster {} | member {} at {} | {}, {}{joining}",
+        "cluster {} | member {} at {} | {}, {}{joining}{insecure}",
         shown.cluster,
         shown.member,
         shown.addr,
@@ -261,6 +262,7 @@ mod tests {
             member_id: format!("{:016x}", 1),
             addr: "127.0.0.1:7901".to_owned(),
             status: "ready",
+            insecure: false,
             members: vec![member(1, MemberState::Reachable), member(2, MemberState::Down)],
             services: vec![ShownService {
                 service: Arc::from("web"),
@@ -291,6 +293,14 @@ node-2  down       0.3 s  127.0.0.1:7902  0000000000000002
 SERVICE  INSTANCE         STATUS  ADDRESS         MEMBER  WEIGHT  TAGS
 web      web@node-2:8080  down    127.0.0.1:8080  node-2  1       eu,v1";
         assert_eq!(plain(&render(&shown(), None, 100, 50)), expected);
+    }
+
+    #[test]
+    fn a_node_that_needs_no_key_says_so_in_its_first_line() {
+        let insecure = Shown { insecure: true, ..shown() };
+        let first = |shown: &Shown| plain(&render(shown, None, 120, 50)).lines().next().unwrap_or_default().to_owned();
+        assert!(first(&insecure).ends_with("| INSECURE: no key needed"), "{}", first(&insecure));
+        assert!(!first(&shown()).contains("INSECURE"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Shown {
     pub(super) addr: String,
     /// `joining`, `ready` or `stopped`.
     pub(super) status: &'static str,
+    /// Whether somebody who has no key can be a member.
+    pub(super) insecure: bool,
     pub(super) members: Vec<ShownMember>,
     pub(super) services: Vec<ShownService>,
 }
@@ -88,6 +90,7 @@ impl Shown {
                 Status::Ready => "ready",
                 Status::Stopped(_) => "stopped",
             },
+            insecure: registry.is_insecure(),
             members: members.collect(),
             services: services.collect(),
         }

@@ -184,6 +184,8 @@ pub(crate) struct Link {
     pub(crate) hub: Hub,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
+    /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
+    pub(crate) is_insecure: bool,
     peer: ArcSwap<Peer>,
     /// The last that refused us, or that we had to refuse.
     refusal: ArcSwapOption<Warning>,
@@ -396,6 +398,10 @@ impl Driver {
             reader: view.reader(),
             hub: Hub::new(),
             keyring: watch::Sender::new(plan.trust.ring.clone()),
+            is_insecure: match &plan.trust.ring {
+                Some(_) => plan.trust.plaintext.is_accepted(),
+                None => !local.ip().to_canonical().is_loopback(),
+            },
             peer: ArcSwap::from_pointee(node.peer()),
             refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),

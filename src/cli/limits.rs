@@ -1,0 +1,185 @@
+//! Every limit of a member by its name, as `tidings config show --limits` prints them. Knows nothing of settings: none of
+//! these can be set.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tidings::net::quic::StreamLimits;
+
+/// A limit: its name, its value, and what it limits.
+struct Limit {
+    name: &'static str,
+    value: String,
+    what: &'static str,
+}
+
+fn number(value: impl TryInto<u64>) -> String {
+    let digits = value.try_into().unwrap_or(u64::MAX).to_string();
+    let grouped: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|three| std::str::from_utf8(three).unwrap_or_default()).collect();
+    grouped.join(",")
+}
+
+fn time(value: Duration) -> String {
+    format!("{value:?}")
+}
+
+/// Constants by their path, the last part of which is the name.
+macro_rules! limits {
+    ($($show:ident $($part:ident)::+, $what:literal;)+) => {
+        vec![$(Limit {
+            name: stringify!($($part)::+).rsplit("::").next().unwrap_or_default().trim(),
+            value: $show($($part)::+),
+            what: $what,
+        }),+]
+    };
+}
+
+fn all() -> Vec<Limit> {
+    let mut all = limits! {
+        number tidings::contact::CONTACTS_MAX, "addresses of strangers asked at once";
+        number tidings::contact::REMEMBERED_MAX, "addresses of earlier members that are tried again";
+        number tidings::node::HELLOS_PER_SECOND, "Hellos answered a second";
+        number tidings::node::REFUSALS_PER_SECOND, "refusals of another cluster or wire version sent a second";
+        number tidings::net::seal::KEY_REFUSALS_PER_SECOND, "refusals for want of a key sent a second";
+        number tidings::pace::WARNED_MAX, "addresses that warnings are limited for, each to one a minute";
+        number tidings::roster::MEMBERS_MAX, "members known, whatever their state";
+        number tidings::roster::GRAVES_MAX, "members that are gone and remembered";
+        number tidings::node::GOODBYES_MAX, "goodbyes of unknown members remembered";
+        number tidings::node::LIMBO_MAX, "records of unknown owners that wait";
+        number tidings::node::LIMBO_BYTES_MAX, "bytes of these";
+        number tidings::node::CHANGES_PER_SECOND, "changes of one other member a second";
+        number tidings::node::CHANGES_AT_ONCE, "changes of one other member at once";
+        number tidings::node::OWN_CHANGES_PER_SECOND, "own changes a second";
+        number tidings::node::OWN_CHANGES_AT_ONCE, "own changes at once";
+        number tidings::table::RECORDS_PER_OWNER_MAX, "records of one member";
+        number tidings::table::RECORDS_MAX, "records in all";
+        number tidings::rumors::RUMORS_MAX, "news remembered for passing on";
+        number tidings::node::exchange::CONVERSATIONS_MAX, "questions of ours about records at once";
+        number tidings::node::EPOCHS_TAKEN_MAX, "larger epochs taken by one start";
+        number tidings::net::seal::SESSIONS_MAX, "senders whose keys and windows are remembered";
+        number tidings::net::keys::KEYS_MAX, "cluster keys in a ring";
+        number tidings::net::socket::QUIC_QUEUE_DATAGRAMS_MAX, "packets of streams that wait for their reader";
+        number tidings::net::socket::QUIC_DATAGRAM_BYTES_MAX, "bytes of a packet of streams";
+        number tidings::wire::DATAGRAM_BYTES_MAX, "bytes of a datagram of gossip, sealed";
+        number tidings::wire::FRAME_BYTES_MAX, "bytes of a question or an answer on a stream";
+        number tidings::net::kept::PEERS_MAX, "members whose addresses are kept in the data directory";
+        number tidings::net::kept::STATE_BYTES_MAX, "bytes of a state file that is read";
+        number tidings::registry::JOIN_MAX, "join targets";
+        number tidings::net::target::TARGET_ADDRS_MAX, "addresses of one join target";
+        number tidings::net::target::TARGETS_BYTES_MAX, "bytes of a file or of a command's output with join targets";
+        time tidings::net::target::EXEC_MAX, "time of a command that prints join targets";
+        number tidings::record::limits::RECORD_BYTES_MAX, "bytes of a record";
+        number tidings::record::limits::NAME_BYTES_MAX, "bytes of a name";
+        number tidings::record::limits::ID_BYTES_MAX, "bytes of an instance's id";
+        number tidings::record::limits::TAGS_MAX, "tags of an instance";
+        number tidings::record::limits::TAG_BYTES_MAX, "bytes of a tag";
+        number tidings::record::limits::META_MAX, "entries of an instance's metadata";
+        number tidings::record::limits::META_KEY_BYTES_MAX, "bytes of a key of metadata";
+        number tidings::record::limits::PORTS_MAX, "named ports, and tagged addresses, of an instance";
+        number tidings::record::limits::HOST_BYTES_MAX, "bytes of a host name";
+        number tidings::record::limits::REASON_BYTES_MAX, "bytes of a version, and of a maintenance's reason";
+        number tidings::record::limits::WEIGHT_MAX, "the largest weight";
+    };
+    // Taken apart, so that a new one cannot be forgotten here.
+    let StreamLimits {
+        outbound_connections_max,
+        inbound_connections_max,
+        inbound_idle_min,
+        streams_per_connection_max,
+        asks_open_max,
+        requests_open_max,
+        request_bytes_max,
+        answer_bytes_max,
+        ask_timeout,
+        request_timeout,
+        handshake_timeout,
+        idle_timeout,
+        silence_max,
+    } = StreamLimits::default();
+    all.extend(limits! {
+        number outbound_connections_max, "connections for streams that we opened";
+        number inbound_connections_max, "connections for streams that others opened";
+        time inbound_idle_min, "time that such a one is idle before another can take its place";
+        number streams_per_connection_max, "streams of a connection at once";
+        number asks_open_max, "questions of ours on streams at once";
+        number requests_open_max, "questions of others on streams at once";
+        number request_bytes_max, "bytes of a question";
+        number answer_bytes_max, "bytes of an answer";
+        time ask_timeout, "time of a question of ours, in all";
+        time request_timeout, "time of a question of another, in all";
+        time handshake_timeout, "time of a handshake";
+        time idle_timeout, "time that a connection without packets is kept";
+        time silence_max, "time without a sign of life on a connection that is used again";
+    });
+    all
+}
+
+/// Every limit as a line: name, value, what it limits.
+pub(super) fn show() -> String {
+    let all = all();
+    let width = |of: fn(&Limit) -> usize| all.iter().map(of).max().unwrap_or(0);
+    let (names, values) = (width(|limit| limit.name.len()), width(|limit| limit.value.len()));
+    let mut text = String::new();
+    for Limit { name, value, what } in &all {
+        writeln!(text, "{name:names$}  {value:>values$}  {what}").expect("writing to a string does not fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn sources(dir: &Path, texts: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).expect("the sources are there") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                sources(&path, texts);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                texts.push(std::fs::read_to_string(&path).expect("readable"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_public_limit_of_the_library_is_shown() {
+        let shown: BTreeSet<_> = all().iter().map(|limit| limit.name).collect();
+        let mut texts = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+        let constants = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+            let (name, _) = line.trim().strip_prefix("pub const ")?.split_once(':')?;
+            ["_MAX", "_PER_SECOND", "_AT_ONCE"].iter().any(|end| name.ends_with(end)).then_some(name)
+        });
+        // The format of a number, not a limit on anything that grows.
+        let missing: Vec<_> = constants.filter(|name| !shown.contains(name) && *name != "EPOCH_MAX").collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn every_limit_that_the_readme_names_is_shown_with_its_value() {
+        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("there");
+        let all = all();
+        let mut found = 0;
+        for line in readme.lines().filter(|line| line.starts_with('|')) {
+            for name in line.split('`').filter(|word| word.contains('_') && *word == word.to_uppercase()) {
+                if let Some(limit) = all.iter().find(|limit| limit.name == name) {
+                    found += 1;
+                    assert!(line.contains(&limit.value), "{name} is {}: {line}", limit.value);
+                }
+            }
+        }
+        assert!(found > 10, "{found}: the table has moved");
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(
+            (number(7_u32), number(1_024_u32), number(1_000_000_u32)),
+            ("7".into(), "1,024".into(), "1,000,000".into())
+        );
+    }
+}
