@@ -57,6 +57,11 @@ fn all() -> Vec<Limit> {
         number tidings::rumors::RUMORS_MAX, "news remembered for passing on";
         number tidings::node::exchange::CONVERSATIONS_MAX, "questions of ours about records at once";
         number tidings::node::EPOCHS_TAKEN_MAX, "larger epochs taken by one start";
+        number tidings::detector::AWAITED_MAX, "probes that wait for an answer";
+        number tidings::detector::CASES_MAX, "accusations of our own under way at once";
+        number tidings::detector::HELPS_MAX, "accusations of others that are witnessed at once";
+        number tidings::story::STORY_MAX, "lines kept of what happened to members";
+        number tidings::verdict::FLAPS_MAX, "changes of a member's verdict in a minute, before it stays accused";
         number tidings::net::seal::SESSIONS_MAX, "senders whose keys and windows are remembered";
         number tidings::net::keys::KEYS_MAX, "cluster keys in a ring";
         number tidings::net::socket::QUIC_QUEUE_DATAGRAMS_MAX, "packets of streams that wait for their reader";

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::peer::{Epoch, Generation, NodeId, Peer};
 use crate::record::{Content, Endpoint, Host, Instance, Key, MemberRecord, Owner, Status};
+use crate::verdict::{Finding, Verdict};
 
 /// With this variable set the files are written anew instead of compared.
 const WRITE: &str = "TIDINGS_GOLDEN";
@@ -134,6 +135,34 @@ fn the_sections_of_version_1_are_these_bytes() {
         let what = format!("refusal {}", name(&reason));
         note_section(&mut vectors, &what, &Section::Refusal(refusal), |into| into.refusal(&refusal).unwrap());
     }
+    let accusation = Some(Accusation { bump: 9, turn: 301, finding: Finding::Silent });
+    let probes = [
+        Probe::Ping { number: 70_000, accusation: None },
+        Probe::Pong { number: 70_000, accusation },
+        Probe::Ask { case: 5, accused: other(), probes: 6 },
+        Probe::Report { case: 5, accused: (6, 1), accuser: (6, 5) },
+    ];
+    for probe in probes {
+        let what = format!("probe {}", name(&probe));
+        note_section(&mut vectors, &what, &Section::Probe(probe), |into| into.probe(&probe).unwrap());
+    }
+    let verdict = |turn, finding| Verdict {
+        subject: other().id,
+        generation: other().generation,
+        turn,
+        finding,
+        by: peer().id,
+        witnesses: 3,
+    };
+    let verdicts = vec![
+        verdict(300, Finding::Clear),
+        verdict(301, Finding::Silent),
+        verdict(303, Finding::Lossy),
+        verdict(305, Finding::Down),
+    ];
+    note_section(&mut vectors, "verdicts", &Section::Verdicts { until: 77, verdicts: verdicts.clone() }, |into| {
+        into.verdicts(77, &verdicts).unwrap();
+    });
     vectors.check("sections.txt", include_str!("golden/sections.txt"));
 }
 
@@ -149,7 +178,8 @@ fn delta() -> Delta {
 }
 
 fn listed() -> Vec<Listed> {
-    vec![Listed { peer: peer(), state: ListedState::Present }, Listed { peer: other(), state: ListedState::Left }]
+    let judged = ListedState::Judged { turn: 301, finding: Finding::Lossy, by: NodeId(3), witnesses: 4 };
+    vec![Listed { peer: peer(), state: judged }, Listed { peer: other(), state: ListedState::Left }]
 }
 
 #[test]
