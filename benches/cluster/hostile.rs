@@ -79,7 +79,8 @@ fn is_gossip(bytes: &[u8]) -> bool {
     bytes.first() == Some(&(Kind::Gossip as u8))
 }
 
-/// Listens for a minute, and says all of it again: to its receiver, to another member, and to its receiver's next start.
+/// Listens for a minute, and says all of it again: to its receiver, to another member, and to the receiver's next
+/// start.
 pub(crate) fn replay(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(10);
     let span = options.span.unwrap_or(Duration::from_secs(60));

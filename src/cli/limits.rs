@@ -1,5 +1,5 @@
-//! Every limit of a member by its name, as `tidings config show --limits` prints them. Knows nothing of settings: none of
-//! these can be set.
+//! Every limit of a member by its name, as `tidings config show --limits` prints them. Knows nothing of settings: none
+//! of these can be set.
 
 use std::fmt::Write as _;
 use std::time::Duration;
