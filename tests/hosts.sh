@@ -207,9 +207,10 @@ mapped() {
     until_seen a "a b m" && until_seen m "a b m" && until_seen b "a b m" || return 1
     until_told a '"event":"member_up".*"member":"m".*"addr":"10.77.0.3:17900"' || return 1
     until_large_record m b && until_large_record a m || return 1
-    # Longer than it takes to call somebody dead.
+    # Longer than it takes to find that somebody does not answer.
     sleep 12
-    ! grep -q '"event":"member_down"' "$WORK/a" "$WORK/b" "$WORK/m"
+    [ "$(seen_by a)" = "a b m" ] && [ "$(seen_by b)" = "a b m" ] && [ "$(seen_by m)" = "a b m" ] &&
+        ! grep -qE '"event":"member_(down|unreachable)"' "$WORK/a" "$WORK/b" "$WORK/m"
 }
 stop_mapped() {
     in_host 3 nft delete table ip mapping
@@ -279,7 +280,8 @@ moved() {
     until_view a '10\.77\.0\.22:7900' && until_view c '10\.77\.0\.22:7900' || return 1
     until_seen a "a b c" && until_large_record b a && until_large_record c b || return 1
     sleep 12
-    until_seen a "a b c" && ! grep -q '"event":"service_down"' "$WORK/a" "$WORK/c"
+    [ "$(seen_by a)" = "a b c" ] && [ "$(seen_by c)" = "a b c" ] &&
+        ! grep -qE '"event":"(service_down|member_unreachable)"' "$WORK/a" "$WORK/c"
 }
 # until_view LABEL PATTERN: waits until LABEL's view matches.
 until_view() {

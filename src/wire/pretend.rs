@@ -1,5 +1,5 @@
-//! A pretended wire version 2, for tests that let it live beside version 1: what it writes has sections, fields and kinds
-//! of records that version 1 does not know, and it says that it speaks both.
+//! A pretended wire version 2, for tests that let it live beside version 1: what it writes has sections, fields and
+//! kinds of records that version 1 does not know, and it says that it speaks both.
 
 use std::cell::Cell;
 
