@@ -236,3 +236,22 @@ pub(crate) fn read_ring(bytes: &[u8]) -> Result<Keyring, WireError> {
     let keys = told.keys.into_iter().map(ClusterKey::new);
     Keyring::restore(keys, told.in_use, told.revision).map_err(|_| WireError::Invalid("keyring"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_explained_only_while_keys_change_in_the_running_cluster() {
+        let key = |byte| ClusterKey::new([byte; 32]);
+        let explains = |keys: &[u8], revision| {
+            let ring = Keyring::restore(keys.iter().map(|byte| key(*byte)), key(keys[0]).id(), revision).unwrap();
+            let trust = Trust { ring: Some(ring), ..Trust::default() };
+            Rotation::new(trust, 0, Time::ZERO).explains_refusals()
+        };
+        assert!(explains(&[1, 2], 1));
+        assert!(!explains(&[1, 2], 0), "configured so: whoever refuses lacks what our operator gave");
+        assert!(!explains(&[2], 3), "all is over, and whoever refuses missed it");
+        assert!(!Rotation::new(Trust::default(), 0, Time::ZERO).explains_refusals());
+    }
+}
