@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidings::effect::{Event, KeyProblem, Warning};
-use tidings::net::tls::MEMBER_NAME;
+use tidings::net::tls::{ClusterTls, MEMBER_NAME};
 use tidings::record::Instance;
 use tidings::registry::{
     Builder, ClusterKey, Events, JoinPolicy, KeysError, PemFiles, Plaintext, Registry, StartError, Stats,
@@ -302,6 +302,8 @@ async fn a_certificate_that_expires_while_running_ends_streams_and_not_the_membe
         MEMBER_NAME,
         &[Own { file: "short", until: until_unix }, Own { file: "long", until: 4_000_000_000 }],
     );
+    let expires_soon = |files| ClusterTls::from_pem(files, 1).unwrap().expires_soon();
+    assert!(expires_soon(&files[0]) && !expires_soon(&files[1]));
     let a = start(builder("a").key(key(1)).tls_pem(files[0].clone())).await;
     let b = start(builder("b").key(key(1)).tls_pem(files[1].clone()).join([addr(&a)])).await;
     together(&[&a, &b]).await;

@@ -30,6 +30,7 @@ use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::Stats;
 use super::target::Target;
+use super::tls::EXPIRES_SOON;
 use crate::effect::{Input, InputError, Warning};
 use crate::node::{Config, Node, Tuning};
 use crate::peer::{Epoch, NodeId, Peer};
@@ -376,6 +377,10 @@ impl Driver {
         };
         let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config, &mut plan.trust)).transpose()?;
         let tls = plan.trust.tls(tag)?;
+        if tls.expires_soon() {
+            tracing::warn!(target: NODE_LOG, "our certificate expires within {} days: streams will fail from then on",
+                EXPIRES_SOON.as_secs() / (24 * 60 * 60));
+        }
         let (asking, inbound) = mpsc::channel(INBOUND_QUEUE_MAX);
         let streams = Streams::start(Arc::clone(&socket), &tls, StreamLimits::default(), asking)?;
 

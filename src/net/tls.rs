@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::crypto::HmacKey;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -69,6 +70,10 @@ impl From<ring::error::Unspecified> for TlsError {
     }
 }
 
+/// A certificate from files that is valid for less than this is warned about: its member must be restarted with
+/// another before it expires.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// One start's part in the cluster's TLS: TLS 1.3, both sides authenticated.
 ///
 /// The cluster key derives a certificate authority that is the same, byte for byte, on all members; each start mints
@@ -79,6 +84,7 @@ pub struct ClusterTls {
     client: Arc<QuicClientConfig>,
     name: String,
     reset: hkdf::Prk,
+    expires_soon: bool,
 }
 
 impl ClusterTls {
@@ -147,9 +153,12 @@ impl ClusterTls {
         verifier
             .verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now())
             .map_err(|error| bad(&files.certificate, "certificate")(&error))?;
+        let soon = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + EXPIRES_SOON);
+        let expires_soon = verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], soon).is_err();
         let leaf = Leaf { name: MEMBER_NAME.to_owned(), subjects: Vec::new(), certified: Arc::new(certified) };
         let leaves = Leaves(vec![leaf]);
-        Ok(Self::assemble(roots, leaves, MEMBER_NAME.to_owned(), reset, provider, cluster_tag)?)
+        let tls = Self::assemble(roots, leaves, MEMBER_NAME.to_owned(), reset, provider, cluster_tag)?;
+        Ok(Self { expires_soon, ..tls })
     }
 
     fn assemble(
@@ -179,7 +188,18 @@ impl ClusterTls {
         client.alpn_protocols = alpn;
         client.resumption = Resumption::disabled();
 
-        Ok(Self { server: Arc::new(server.try_into()?), client: Arc::new(client.try_into()?), name, reset })
+        Ok(Self {
+            server: Arc::new(server.try_into()?),
+            client: Arc::new(client.try_into()?),
+            name,
+            reset,
+            expires_soon: false,
+        })
+    }
+
+    /// Whether a certificate from files was valid for less than [`EXPIRES_SOON`] when it was read.
+    pub const fn expires_soon(&self) -> bool {
+        self.expires_soon
     }
 
     /// The name to ask for when starting a handshake.
