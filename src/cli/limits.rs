@@ -70,6 +70,9 @@ fn all() -> Vec<Limit> {
         number tidings::wire::FRAME_BYTES_MAX, "bytes of a question or an answer on a stream";
         number tidings::net::kept::PEERS_MAX, "members whose addresses are kept in the data directory";
         number tidings::net::kept::STATE_BYTES_MAX, "bytes of a state file that is read";
+        number tidings::net::recorder::RECORDING_BYTES_MAX, "bytes of a recording, unless said otherwise";
+        number tidings::net::recorder::QUEUE_FRAMES_MAX, "frames of a recording that wait for the disk";
+        number tidings::net::recorder::QUEUE_BYTES_MAX, "bytes of these";
         number tidings::registry::JOIN_MAX, "join targets";
         number tidings::net::target::TARGET_ADDRS_MAX, "addresses of one join target";
         number tidings::net::target::TARGETS_BYTES_MAX, "bytes of a file or of a command's output with join targets";
