@@ -21,7 +21,7 @@ pub use crate::net::advertise::{Advertise, AdvertiseError};
 pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
-pub use crate::net::stats::{DriverStats, Stats};
+pub use crate::net::stats::{DriverStats, Explanation, Health, Stats, Told};
 pub use crate::net::target::{Target, TargetError};
 pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 
@@ -435,6 +435,17 @@ impl Registry {
         let (done, stats) = oneshot::channel();
         self.send(Command::Stats(done))?;
         self.answer(stats).await
+    }
+
+    /// How it came that a member is believed to be in its state: who accused it, who confirmed that, when, over which
+    /// link, and what it said to that. `None` if no such member is known.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn explain(&self, id: NodeId) -> Result<Option<Explanation>, StopReason> {
+        let (done, explanation) = oneshot::channel();
+        self.send(Command::Explain(id, done))?;
+        self.answer(explanation).await
     }
 
     /// The cluster keys of this member, and, asked just now, those of every other present member.

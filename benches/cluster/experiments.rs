@@ -389,7 +389,7 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
         let name = fleet.nodes[victim].name.clone();
         let begun = Timestamp::now();
         fleet.kill(victim)?;
-        let is_news = |line: &Line| line.is("member_down", &name);
+        let is_news = |line: &Line| line.is("member_unreachable", &name) || line.is("member_down", &name);
         if !fleet.until(|fleet| fleet.others(victim).all(|node| node.first(is_news).is_some())) {
             report.miss(&format!("crash {trial} was not told by everybody"));
         }
@@ -398,8 +398,9 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
         first.push_time(times.iter().min().copied().unwrap_or_default());
         last.push_time(times.iter().max().copied().unwrap_or_default());
         let others = fleet.others(victim).flat_map(|node| node.log.iter().map(move |line| (node, line)));
-        for (node, line) in others.filter(|(_, l)| l.event == "member_down" && l.member.as_deref() != Some(&name)) {
-            report.miss(&format!("{} told {:?} as down, which lives", node.name, line.member));
+        let accuses = |line: &Line| matches!(line.event.as_str(), "member_unreachable" | "member_down");
+        for (node, line) in others.filter(|(_, l)| accuses(l) && l.member.as_deref() != Some(&name)) {
+            report.miss(&format!("{} told {:?} as {}, which lives", node.name, line.member, line.event));
         }
         fleet.until_all_hold(nodes - 1)?;
         fleet.launch(victim, &Start { join: Some(join.clone()), number: trial + 1, ..Start::default() })?;
@@ -407,7 +408,7 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
     }
     report.figure("the first of the others tells it", "ms", &first, &[]);
     report.figure("the last of the others tells it", "ms", &last, &[]);
-    fleet.confess(report, &["members_down"])
+    fleet.confess(report, &["members_down", "members_unreachable"])
 }
 
 /// A member stands still for a while and goes on: it is busy, not dead.
@@ -426,11 +427,18 @@ pub(crate) fn stop(options: &Options, report: &mut Report) -> Result<(), FleetEr
         fleet.nodes[victim].signal(Signal::CONT)?;
         fleet.pass(watched);
         let mut downs: BTreeMap<String, usize> = BTreeMap::new();
-        for line in fleet.nodes.iter().flat_map(|node| &node.log).filter(|line| line.event == "member_down") {
+        let stopped = fleet.nodes[victim].name.clone();
+        let accuses = |line: &&Line| match line.event.as_str() {
+            "member_down" => true,
+            // Whoever stands still gets no traffic meanwhile.
+            "member_unreachable" => line.member.as_deref() != Some(&stopped),
+            _ => false,
+        };
+        for line in fleet.nodes.iter().flat_map(|node| &node.log).filter(accuses) {
             *downs.entry(line.member.clone().unwrap_or_default()).or_default() += 1;
         }
         for (member, times) in downs {
-            report.miss(&format!("while m{victim} stood still, {member} was told as down {times} times"));
+            report.miss(&format!("while m{victim} stood still, {member} was told as gone {times} times"));
         }
         fleet.until_all_hold(nodes)?;
     }

@@ -182,11 +182,11 @@ impl Node {
         let (member, instance) = (line.member_id.clone(), line.instance.clone());
         match (line.event.as_str(), member, instance) {
             ("ready", _, _) => self.addr.clone_from(&line.addr),
-            ("member_up", Some(id), _) => {
+            ("member_up" | "member_reachable", Some(id), _) => {
                 self.members.insert(id, line.member.clone().unwrap_or_default());
                 self.changed = line.at;
             }
-            ("member_down" | "member_left", Some(id), _) => {
+            ("member_unreachable" | "member_down" | "member_left", Some(id), _) => {
                 self.members.remove(&id);
                 self.changed = line.at;
             }

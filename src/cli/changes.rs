@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidings::effect::{Event, GoneReason};
-use tidings::peer::{Member, NodeId};
+use tidings::peer::{Member, MemberState, NodeId};
 use tidings::record::{Instance, Key};
 use tidings::view::Service;
 
@@ -14,12 +14,30 @@ use tidings::view::Service;
 pub(super) enum Change {
     Ready,
     MemberUp(Arc<Member>),
-    MemberDown { member: Arc<Member>, reason: Option<GoneReason> },
+    MemberDown {
+        member: Arc<Member>,
+        reason: Option<GoneReason>,
+    },
     MemberLeft(Arc<Member>),
+    /// It is present, and its state is another one than before.
+    MemberState(Arc<Member>),
+    /// So many members are unreachable, and so many are not: a split is suspected.
+    PartitionSuspected {
+        lost: usize,
+        kept: usize,
+    },
+    PartitionOver,
+    /// Nobody answers this member, or somebody does again.
+    CutOff(bool),
     ServiceUp(Offer),
     ServiceChanged(Offer),
-    ServiceDown { offer: Offer, reason: GoneReason },
-    Error { reason: String },
+    ServiceDown {
+        offer: Offer,
+        reason: GoneReason,
+    },
+    Error {
+        reason: String,
+    },
 }
 
 /// An instance, and who offers it.
@@ -48,12 +66,14 @@ impl Told {
             Event::Ready => self.ready(),
             Event::MemberUp(member) => self.member_up(member),
             Event::MemberChanged(member) => {
-                if let Some(known) = self.present.get_mut(&member.peer.id) {
-                    self.names.insert(member.peer.id, Arc::clone(&member.name));
-                    *known = member;
-                }
-                None
+                let known = self.present.get_mut(&member.peer.id)?;
+                self.names.insert(member.peer.id, Arc::clone(&member.name));
+                let before = std::mem::replace(known, Arc::clone(&member));
+                (before.state != member.state).then_some(Change::MemberState(member))
             }
+            Event::PartitionSuspected { lost, kept } => Some(Change::PartitionSuspected { lost, kept }),
+            Event::PartitionOver => Some(Change::PartitionOver),
+            Event::CutOff(is_cut_off) => Some(Change::CutOff(is_cut_off)),
             Event::MemberDown(member) => {
                 self.member_gone(member.peer.id)?;
                 Some(Change::MemberDown { member, reason: None })
@@ -110,7 +130,11 @@ impl Told {
             });
         }
         for member in members.iter().filter(|m| m.state.is_present()) {
+            let was = self.present.get(&member.peer.id).map_or(MemberState::Reachable, |before| before.state);
             changes.extend(self.member_up(Arc::clone(member)));
+            if was != member.state {
+                changes.push(Change::MemberState(Arc::clone(member)));
+            }
         }
         for ((owner, _), instance) in offers {
             changes.extend(self.offered(owner, instance));
@@ -172,7 +196,7 @@ impl Told {
 mod tests {
     use std::net::SocketAddr;
 
-    use tidings::peer::{Evidence, Generation, MemberState, Peer};
+    use tidings::peer::{Evidence, Generation, Peer};
     use tidings::view::View;
 
     use super::*;

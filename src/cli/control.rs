@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 128 * 1024;
 /// Lines read ahead while one is executed; whoever writes more waits in the pipe.
 const LINES_WAITING_MAX: usize = 64;
 
-const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "keys"];
+const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "explain", "keys"];
 
 /// A command, read and understood.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ enum Command {
     Leave,
     View,
     Stats,
+    Explain { member: String },
     Keys(KeysCommand),
 }
 
@@ -51,6 +52,8 @@ enum ControlError {
     Registered { id: String },
     #[error("no instance {id:?} is registered here; registered are: {known}")]
     NoInstance { id: String, known: String },
+    #[error("no member {name:?} is known{suggestion}")]
+    NoMember { name: String, suggestion: String },
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("{0}")]
@@ -159,6 +162,7 @@ impl<'a> Control<'a> {
                 let stats = self.registry.stats().await.map_err(|e| ControlError::Registry(chain(&e)))?;
                 jsonl::stats(stats.each())
             }
+            Command::Explain { member } => self.explain(&member).await?,
             Command::Keys(command) => command.execute(self.registry).await.map_err(ControlError::Registry)?,
         };
         Ok((answer, Next::Go))
@@ -185,6 +189,19 @@ impl<'a> Control<'a> {
         let service = Arc::clone(&after.service);
         registration.update(|instance| *instance = after).await.map_err(|e| ControlError::Registry(chain(&e)))?;
         Ok(jsonl::answer("updated", &service, id))
+    }
+
+    async fn explain(&self, name: &str) -> Result<String, ControlError> {
+        let members = self.registry.members();
+        let found = members.iter().find(|member| *member.name == *name || member.peer.id.to_string() == name);
+        let Some(member) = found else {
+            let nearest = spec::nearest(name, members.iter().map(|member| &*member.name));
+            let suggestion = nearest.map(|known| format!(", did you mean {known}?")).unwrap_or_default();
+            return Err(ControlError::NoMember { name: name.chars().take(64).collect(), suggestion });
+        };
+        let explanation = self.registry.explain(member.peer.id).await.map_err(|e| ControlError::Registry(chain(&e)))?;
+        let gone = || ControlError::NoMember { name: name.to_owned(), suggestion: String::new() };
+        Ok(jsonl::explanation(&explanation.ok_or_else(gone)?))
     }
 
     fn known(&self, id: &str) -> Result<Key, ControlError> {
@@ -223,6 +240,10 @@ impl Command {
             "leave" => alone("leave", Self::Leave),
             "view" => alone("view", Self::View),
             "stats" => alone("stats", Self::Stats),
+            "explain" if rest.is_empty() => {
+                Err(ControlError::Arguments { command: "explain", takes: "a MEMBER, by its name or id" })
+            }
+            "explain" => Ok(Self::Explain { member: rest.to_owned() }),
             "keys" => match KeysCommand::parse(rest) {
                 Ok(Some(command)) => Ok(Self::Keys(command)),
                 Ok(None) => Err(ControlError::Arguments { command: "keys", takes: keys::TAKES }),
@@ -276,7 +297,7 @@ mod tests {
     fn an_unknown_command_is_told_what_is_allowed() {
         let refusal = |line: &str| Command::parse(line).expect_err(line).to_string();
         assert!(refusal("regsiter name=web").contains("did you mean register?"));
-        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, keys"));
+        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, explain, keys"));
         assert!(refusal("leave now").contains("leave takes no argument"));
         assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));
         assert!(refusal("register").contains("register takes a SPEC"));

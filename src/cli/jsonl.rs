@@ -6,8 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 use tidings::effect::GoneReason;
-use tidings::peer::{Member, Peer};
+use tidings::peer::{Member, MemberState, Peer};
 use tidings::record::Instance;
+use tidings::registry::{Explanation, Told};
 
 use super::changes::{Change, Offer};
 use super::view::Shown;
@@ -52,6 +53,10 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<BTreeMap<String, u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<&'a Instance>,
@@ -88,6 +93,17 @@ impl<'a> Line<'a> {
     }
 }
 
+/// What a member's new state is called as an event.
+pub(super) const fn state_event(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Reachable => "member_reachable",
+        MemberState::Suspect => "member_suspect",
+        MemberState::Unreachable => "member_unreachable",
+        MemberState::Down => "member_down",
+        MemberState::Left => "member_left",
+    }
+}
+
 /// The line of a change.
 pub(super) fn change(me: &Me, change: &Change) -> String {
     match change {
@@ -105,6 +121,13 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
             Line { reason: reason.map(GoneReason::as_str), ..Line::member("member_down", member) }
         }
         Change::MemberLeft(member) => Line::member("member_left", member),
+        Change::MemberState(member) => Line::member(state_event(member.state), member),
+        Change::PartitionSuspected { lost, kept } => {
+            Line { lost: Some(*lost), kept: Some(*kept), ..Line::new("partition_suspected") }
+        }
+        Change::PartitionOver => Line::new("partition_over"),
+        Change::CutOff(true) => Line::new("cut_off"),
+        Change::CutOff(false) => Line::new("rejoined"),
         Change::ServiceUp(offer) => Line::offer("service_up", offer),
         Change::ServiceChanged(offer) => Line::offer("service_changed", offer),
         Change::ServiceDown { offer, reason } => {
@@ -128,6 +151,47 @@ pub(super) fn left(me: &Me) -> String {
 /// The answer to `stats`.
 pub(super) fn stats<'a>(each: impl Iterator<Item = (&'a str, u64)>) -> String {
     Line { stats: Some(each.map(|(name, n)| (name.to_owned(), n)).collect()), ..Line::new("stats") }.text()
+}
+
+/// The answer to `explain`.
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    #[derive(Serialize)]
+    struct Step {
+        ago_ms: u64,
+        what: String,
+    }
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        member: &'a str,
+        member_id: String,
+        addr: String,
+        state: MemberState,
+        finding: &'static str,
+        turn: u32,
+        by: String,
+        witnesses: u8,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rtt_us: Option<u64>,
+        story: Vec<Step>,
+    }
+    let Explanation { member, standing, rtt, story, .. } = explanation;
+    let step = |step: &Told| Step { ago_ms: step.ago.as_millis() as u64, what: step.seen.to_string() };
+    text(&Answer {
+        ts: now(),
+        event: "explanation",
+        member: &member.name,
+        member_id: member.peer.id.to_string(),
+        addr: member.peer.addr.to_string(),
+        state: member.state,
+        finding: standing.finding.as_str(),
+        turn: standing.turn,
+        by: standing.by.to_string(),
+        witnesses: standing.witnesses,
+        rtt_us: rtt.map(|rtt| rtt.smoothed.as_micros() as u64),
+        story: story.iter().map(step).collect(),
+    })
 }
 
 /// An error; `command` if it answers one.

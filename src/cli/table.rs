@@ -58,6 +58,15 @@ pub(super) fn line(change: &Change) -> String {
         }
         Change::MemberDown { member, .. } => ("member_down", format!("{} {}", member.name, member.peer.addr)),
         Change::MemberLeft(member) => ("member_left", format!("{} {}", member.name, member.peer.addr)),
+        Change::MemberState(member) => {
+            (jsonl::state_event(member.state), format!("{} {}", member.name, member.peer.addr))
+        }
+        Change::PartitionSuspected { lost, kept } => {
+            ("partition_suspected", format!("{lost} members are unreachable, {kept} are not"))
+        }
+        Change::PartitionOver => ("partition_over", String::new()),
+        Change::CutOff(true) => ("cut_off", "nobody answers this member; it accuses nobody".to_owned()),
+        Change::CutOff(false) => ("rejoined", "members answer again".to_owned()),
         Change::ServiceUp(offer) => ("service_up", offer_text(offer)),
         Change::ServiceChanged(offer) => ("service_changed", offer_text(offer)),
         Change::ServiceDown { offer, reason } => (
@@ -66,7 +75,7 @@ pub(super) fn line(change: &Change) -> String {
         ),
         Change::Error { reason } => ("error", reason.clone()),
     };
-    printable(format!("{now} {event:<15} {rest}").trim_end())
+    printable(format!("{now} {event:<18} {rest}").trim_end())
 }
 
 fn offer_text(offer: &Offer) -> String {

@@ -97,8 +97,7 @@ pub(super) fn rule(own: Tally, guess: f64, testimonies: &BTreeMap<NodeId, Testim
     let faulty = FAULTY_SHARE * usual;
     let silence = ((1.0 - faulty) / (1.0 - usual)).ln();
     let answer = FAULTY_SHARE.ln();
-    let evidence =
-        f64::from(accused.sent - accused.answered) * silence + f64::from(accused.answered) * answer;
+    let evidence = f64::from(accused.sent - accused.answered) * silence + f64::from(accused.answered) * answer;
     if evidence <= CLEARED_AT {
         return Ruling::Cleared { by: None };
     }
@@ -147,10 +146,7 @@ mod tests {
     }
 
     fn testimonies(each: &[(Tally, Tally)]) -> BTreeMap<NodeId, Testimony> {
-        each.iter()
-            .zip(1..)
-            .map(|(&(accused, accuser), id)| (NodeId(id), Testimony { accused, accuser }))
-            .collect()
+        each.iter().zip(1..).map(|(&(accused, accuser), id)| (NodeId(id), Testimony { accused, accuser })).collect()
     }
 
     #[test]
@@ -194,7 +190,8 @@ mod tests {
     #[test]
     fn lossy_links_convict_nobody() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
-        let mut sample = |share: f64, sent: u32| tally(sent, (0..sent).filter(|_| rng.random_bool(share)).count() as u32);
+        let mut sample =
+            |share: f64, sent: u32| tally(sent, (0..sent).filter(|_| rng.random_bool(share)).count() as u32);
         let answers = 0.8 * 0.8;
         for _ in 0..20_000 {
             let mut own = tally(3, 0);

@@ -302,6 +302,11 @@ impl Detector {
         self.links.get(&id).copied()
     }
 
+    /// The round-trip times to all members that were probed.
+    pub(crate) fn rtts(&self) -> impl Iterator<Item = Rtt> {
+        self.links.values().copied()
+    }
+
     /// Probes awaited, cases, and cases of others that we witness, under way.
     pub(crate) fn lens(&self) -> (usize, usize, usize) {
         (self.awaited.len(), self.cases.len(), self.helps.len())
@@ -507,14 +512,7 @@ impl Detector {
         }
     }
 
-    fn accuse(
-        &mut self,
-        now: Time,
-        salvo: Salvo,
-        is_final: bool,
-        roster: &Roster,
-        rng: &mut Xoshiro256PlusPlus,
-    ) {
+    fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         if self.cases.len() >= CASES_MAX {
             self.counts.accusations_limited += 1;
             return;
@@ -618,9 +616,8 @@ impl Detector {
 
     /// How many members there are to ask about this one.
     fn others(id: NodeId, roster: &Roster) -> usize {
-        let is_counted = roster.get(id).is_some_and(|entry| {
-            entry.state.is_present() && entry.state != MemberState::Unreachable
-        });
+        let is_counted =
+            roster.get(id).is_some_and(|entry| entry.state.is_present() && entry.state != MemberState::Unreachable);
         roster.reachable_len() - usize::from(is_counted)
     }
 
@@ -710,13 +707,7 @@ impl Detector {
     }
 
     /// Takes in a probe from a member.
-    pub(crate) fn receive(
-        &mut self,
-        now: Time,
-        from: Peer,
-        probe: Probe,
-        roster: &Roster,
-    ) {
+    pub(crate) fn receive(&mut self, now: Time, from: Peer, probe: Probe, roster: &Roster) {
         match probe {
             Probe::Ping { number, .. } => {
                 self.acts.push(Act::Say { to: from, probe: Probe::Pong { number, accusation: None } });
@@ -724,10 +715,8 @@ impl Detector {
             Probe::Pong { number, .. } => self.on_pong(now, from.id, number, roster),
             Probe::Ask { case, accused, probes } => self.on_ask(now, from, case, accused, probes),
             Probe::Report { case, accused, accuser } => {
-                let tally = |(sent, answered): (u8, u8)| Tally {
-                    sent: sent.into(),
-                    answered: answered.min(sent).into(),
-                };
+                let tally =
+                    |(sent, answered): (u8, u8)| Tally { sent: sent.into(), answered: answered.min(sent).into() };
                 let testimony = Testimony { accused: tally(accused), accuser: tally(accuser) };
                 self.on_report(now, from.id, case, testimony, roster);
             }
@@ -928,3 +917,6 @@ impl Detector {
         self.suspects.remove(&id);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use super::recorder::Recorder;
 use super::rotate::{KEY_ASKS_AT_ONCE, KeyChange, KeysError, KeysStatus, MemberKeys, Rotation, read_ring};
 use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
-use super::stats::{DriverStats, Stats};
+use super::stats::{DriverStats, Explanation, Health, Stats, Told};
 use super::tls::ClusterTls;
 use crate::effect::{Event, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
 use crate::node::Node;
@@ -423,12 +423,23 @@ impl Carrier {
         self.members_changed
     }
 
+    pub(crate) fn explain(&self, now: Time, id: NodeId) -> Option<Explanation> {
+        let member = self.link.reader.members().iter().find(|member| member.peer.id == id).cloned()?;
+        let (standing, rtt) = match self.node.reachability(id) {
+            Some(known) => (known.standing, known.rtt),
+            None => (self.node.own_standing(), None),
+        };
+        let story = self.node.explain(id).map(|line| Told { ago: now.since(line.at), seen: line.seen }).collect();
+        Some(Explanation { member, standing, rtt, story })
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         Stats {
             node: self.node.counters(),
             socket: self.socket.stats(),
             streams: self.streams.stats(),
             driver: self.stats,
+            health: Health::of(&self.node),
             seal: self.seal.stats(),
             recording: self.recorder.as_ref().map(|recorder| recorder.stats).unwrap_or_default(),
             view: self.view.sizes(),

@@ -28,7 +28,7 @@ use super::rotate::{KeyChange, KeysError, KeysStatus, Rotation, Trust, TrustErro
 use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
-use super::stats::Stats;
+use super::stats::{Explanation, Stats};
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
 use crate::effect::{Input, InputError, Warning};
@@ -128,6 +128,8 @@ pub(crate) enum Command {
     Keys(Option<KeyChange>, oneshot::Sender<Result<KeysStatus, KeysError>>),
     /// Tell the figures.
     Stats(oneshot::Sender<Stats>),
+    /// Tell how it came that a member is believed to be in its state.
+    Explain(NodeId, oneshot::Sender<Option<Explanation>>),
     /// Tell when a time has passed: the program's own runtime may have no timers.
     After(Duration, oneshot::Sender<()>),
     /// Die of a bug.
@@ -572,6 +574,9 @@ impl Driver {
             }
             Command::Stats(done) => {
                 let _ = done.send(self.carrier.stats());
+            }
+            Command::Explain(id, done) => {
+                let _ = done.send(self.carrier.explain(self.link.clock.now(), id));
             }
             Command::After(span, done) => {
                 tokio::spawn(async move {

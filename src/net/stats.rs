@@ -1,5 +1,6 @@
 //! The figures of a member: of its node, socket, streams, driver and view, in one list.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::NODE_LOG;
@@ -8,6 +9,11 @@ use super::recorder::RecordStats;
 use super::seal::SealStats;
 use super::socket::{SocketStats, Traffic};
 use crate::counters::Counters;
+use crate::detector::Rtt;
+use crate::node::Node;
+use crate::peer::Member;
+use crate::story::Seen;
+use crate::verdict::Standing;
 use crate::view::Sizes;
 
 /// A wake this much later than it was due is a stall of our own: counted and logged.
@@ -44,6 +50,66 @@ impl DriverStats {
     }
 }
 
+/// How well this member thinks it is, and what it thinks of its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Health {
+    /// The local health score: 0 is well, 8 the worst (Lifeguard, section IV.A).
+    pub score: u64,
+    /// The share of this member's probes that is answered of late, in thousandths.
+    pub answered_permille: u64,
+    /// 1 while nobody answers this member.
+    pub cut_off: u64,
+    /// 1 while a split is suspected.
+    pub partition_suspected: u64,
+    /// The median of the smoothed round-trip times to the members that were probed, in microseconds; 0 if none was.
+    pub rtt_us_p50: u64,
+    /// Their 99th percentile.
+    pub rtt_us_p99: u64,
+}
+
+impl Health {
+    pub(crate) fn of(node: &Node) -> Self {
+        let mut rtts: Vec<u64> = node.rtts().map(|rtt| rtt.smoothed.as_micros() as u64).collect();
+        rtts.sort_unstable();
+        let at = |share: f64| {
+            let index = (rtts.len() as f64 * share).ceil() as usize;
+            rtts.get(index.saturating_sub(1)).copied().unwrap_or_default()
+        };
+        Self {
+            score: node.health().into(),
+            answered_permille: (node.answer_ratio() * 1_000.0).round() as u64,
+            cut_off: node.is_cut_off().into(),
+            partition_suspected: node.partition_since().is_some().into(),
+            rtt_us_p50: at(0.5),
+            rtt_us_p99: at(0.99),
+        }
+    }
+}
+
+/// How it came that a member is believed to be in its state.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The member, as the view shows it.
+    pub member: Arc<Member>,
+    /// The verdict that stands.
+    pub standing: Standing,
+    /// The round-trip time to it, if it was probed from here.
+    pub rtt: Option<Rtt>,
+    /// What was seen and heard of it, in order; the last lines only.
+    pub story: Vec<Told>,
+}
+
+/// A line of a story.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// How long ago.
+    pub ago: Duration,
+    /// What.
+    pub seen: Seen,
+}
+
 /// What a member has counted since its start, and what it holds now.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
@@ -56,6 +122,8 @@ pub struct Stats {
     pub streams: StreamStats,
     /// Of the driver.
     pub driver: DriverStats,
+    /// How well the member is.
+    pub health: Health,
     /// Of the seal.
     pub seal: SealStats,
     /// Of the recording; nothing without one.
@@ -123,9 +191,15 @@ impl Stats {
         [("recording_inputs", inputs), ("recording_bytes", bytes), ("recording_ended_early", ended_early)]
     }
 
-    fn of_driver_and_view(&self) -> [(&'static str, u64); 9] {
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 15] {
         let (driver, view) = (&self.driver, &self.view);
         [
+            ("health_score", self.health.score),
+            ("probes_answered_permille", self.health.answered_permille),
+            ("is_cut_off", self.health.cut_off),
+            ("is_partition_suspected", self.health.partition_suspected),
+            ("rtt_us_p50", self.health.rtt_us_p50),
+            ("rtt_us_p99", self.health.rtt_us_p99),
             ("driver_turns", driver.turns),
             ("driver_stalls", driver.stalls),
             ("driver_stall_longest_ms", driver.stall_longest_ms),

@@ -43,8 +43,7 @@ const UNLISTED_MAX: usize = 16;
 const BURIED_TOLD: usize = 20;
 
 /// Nobody has anything against a member.
-const SPOTLESS: ListedState =
-    ListedState::Judged { turn: 0, finding: Finding::Clear, by: NodeId(0), witnesses: 0 };
+const SPOTLESS: ListedState = ListedState::Judged { turn: 0, finding: Finding::Clear, by: NodeId(0), witnesses: 0 };
 
 /// A question under way.
 #[derive(Debug)]
@@ -587,9 +586,8 @@ impl Node {
                 }
                 continue;
             }
-            let is_gone = |entry: &crate::roster::Entry| {
-                entry.state == MemberState::Down && entry.peer.generation == generation
-            };
+            let is_gone =
+                |entry: &crate::roster::Entry| entry.state == MemberState::Down && entry.peer.generation == generation;
             if self.roster.is_buried(peer.id, generation) || self.roster.get(peer.id).is_some_and(is_gone) {
                 buried.push(Verdict { turn: turn | 1, finding: Finding::Down, by: self.config.id, ..verdict });
             }

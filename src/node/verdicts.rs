@@ -92,6 +92,11 @@ impl Node {
         self.detector.answer_ratio()
     }
 
+    /// The round-trip times to the members that were probed.
+    pub fn rtts(&self) -> impl Iterator<Item = Rtt> {
+        self.detector.rtts()
+    }
+
     /// How it came that a member is believed to be in its state, in order, as far as it is remembered: at most the last
     /// [`STORY_MAX`](crate::story::STORY_MAX) lines of all members.
     pub fn explain(&self, id: NodeId) -> impl Iterator<Item = &Line> {
@@ -148,7 +153,8 @@ impl Node {
 
     pub(super) fn on_probe(&mut self, now: Time, from: Peer, probe: Probe, out: &mut Outbox) {
         self.detector.receive(now, from, probe, &self.roster);
-        if let Probe::Ping { accusation: Some(accusation), .. } | Probe::Pong { accusation: Some(accusation), .. } = probe
+        if let Probe::Ping { accusation: Some(accusation), .. } | Probe::Pong { accusation: Some(accusation), .. } =
+            probe
         {
             self.on_accusation(now, from, accusation, out);
         }
@@ -159,8 +165,7 @@ impl Node {
     fn on_accusation(&mut self, now: Time, from: Peer, accusation: Accusation, out: &mut Outbox) {
         let me = self.peer();
         let Accusation { bump, turn, finding } = accusation;
-        let verdict =
-            Verdict { subject: me.id, generation: me.generation, turn, finding, by: from.id, witnesses: 0 };
+        let verdict = Verdict { subject: me.id, generation: me.generation, turn, finding, by: from.id, witnesses: 0 };
         if bump != me.generation.bump() || !verdict.is_sound() {
             return;
         }
@@ -208,7 +213,8 @@ impl Node {
         }
         let generation = me.generation;
         let clear = Finding::Clear;
-        let refutation = Verdict { subject: me.id, generation, turn: turn + 1, finding: clear, by: me.id, witnesses: 0 };
+        let refutation =
+            Verdict { subject: me.id, generation, turn: turn + 1, finding: clear, by: me.id, witnesses: 0 };
         self.own.take(&refutation, now);
         self.counters.refutations += 1;
         self.story.tell(now, me.id, Seen::Refuted { turn: turn + 1 });
@@ -246,13 +252,7 @@ impl Node {
     }
 
     /// Tells everybody what we found.
-    fn publish(
-        &mut self,
-        now: Time,
-        peer: &Peer,
-        (turn, finding, witnesses): (u32, Finding, u8),
-        out: &mut Outbox,
-    ) {
+    fn publish(&mut self, now: Time, peer: &Peer, (turn, finding, witnesses): (u32, Finding, u8), out: &mut Outbox) {
         let (subject, generation, by) = (peer.id, peer.generation, self.config.id);
         let verdict = Verdict { subject, generation, turn, finding, by, witnesses };
         self.counters.verdicts_published += 1;

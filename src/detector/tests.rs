@@ -1,0 +1,199 @@
+use std::net::SocketAddr;
+
+use rand::SeedableRng;
+
+use super::*;
+use crate::peer::Generation;
+use crate::verdict::Verdict;
+
+fn peer(id: u64) -> Peer {
+    let addr = SocketAddr::from(([10, 0, (id >> 8) as u8, id as u8], 7900));
+    Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id }
+}
+
+/// A detector of member 0 among `others`, on a clock of its own.
+struct Bench {
+    detector: Detector,
+    roster: Roster,
+    rng: Xoshiro256PlusPlus,
+    now: Time,
+}
+
+impl Bench {
+    fn new(others: u64) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut roster = Roster::new(NodeId(0));
+        for id in 1..=others {
+            roster.put(peer(id), MemberState::Reachable, Time::ZERO);
+        }
+        Self { detector: Detector::new(Watch::default(), Time::ZERO, &mut rng), roster, rng, now: Time::ZERO }
+    }
+
+    fn receive(&mut self, from: u64, probe: Probe) {
+        self.detector.receive(self.now, peer(from), probe, &self.roster);
+    }
+
+    /// Lets time pass to `until`, waking on time; every ping is answered at once by whoever `answers` says does, and
+    /// witnesses report what `reports` gives.
+    fn run(
+        &mut self,
+        until: Time,
+        answers: impl Fn(NodeId) -> bool,
+        report: impl Fn(NodeId, NodeId) -> Option<(u8, u8)>,
+    ) -> Vec<Act> {
+        let mut acts = Vec::new();
+        while self.detector.next_wake() <= until {
+            self.now = self.detector.next_wake();
+            self.detector.wake(self.now, &self.roster, &mut self.rng);
+            while self.detector.has_acts() {
+                for act in self.detector.take_acts() {
+                    acts.push(act);
+                    if let Act::Convict { peer, finding, witnesses } = act {
+                        let (subject, generation, by) = (peer.id, peer.generation, NodeId(0));
+                        let verdict = Verdict { subject, generation, turn: 1, finding, by, witnesses };
+                        self.roster.judge(&verdict, self.now);
+                        self.detector.forget(peer.id);
+                    }
+                    let Act::Say { to, probe } = act else { continue };
+                    match probe {
+                        Probe::Ping { number, .. } if answers(to.id) => {
+                            self.receive(to.id.0, Probe::Pong { number, accusation: None });
+                        }
+                        Probe::Ask { case, accused, .. } => {
+                            if let Some(seen) = report(to.id, accused.id) {
+                                self.receive(to.id.0, Probe::Report { case, accused: seen, accuser: (6, 6) });
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        acts
+    }
+}
+
+fn after(millis: u64) -> Time {
+    Time::ZERO + Duration::from_millis(millis)
+}
+
+fn convicted(acts: &[Act]) -> Vec<(NodeId, Finding)> {
+    acts.iter()
+        .filter_map(|act| match act {
+            Act::Convict { peer, finding, .. } => Some((peer.id, *finding)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn one_member_is_probed_a_period_while_all_is_well() {
+    let mut bench = Bench::new(20);
+    let acts = bench.run(after(10_000), |_| true, |_, _| None);
+    let pings: Vec<_> =
+        acts.iter().filter_map(|act| if let Act::Say { to, .. } = act { Some(to.id) } else { None }).collect();
+    assert!((9..=11).contains(&pings.len()), "{pings:?}");
+    assert!(pings.iter().all(|id| *id == pings[0]), "always the same one: {pings:?}");
+    assert!(acts.iter().all(|act| matches!(act, Act::Say { .. })), "{acts:?}");
+}
+
+#[test]
+fn a_silent_member_is_suspected_and_convicted_by_its_witnesses() {
+    let mut bench = Bench::new(20);
+    let dead = bench.roster.successors().next().expect("there are others").0;
+    let acts = bench.run(after(2_000), |id| id != dead, |_, _| Some((3, 0)));
+    assert!(acts.contains(&Act::Suspect(dead)));
+    assert_eq!(convicted(&acts), [(dead, Finding::Silent)]);
+    assert!(bench.now <= after(2_000));
+}
+
+#[test]
+fn a_member_that_others_reach_is_suspected_by_us_and_accused_by_nobody() {
+    let mut bench = Bench::new(20);
+    let cut = bench.roster.successors().next().expect("there are others").0;
+    let acts = bench.run(after(5_000), |id| id != cut, |_, _| Some((6, 6)));
+    assert!(acts.contains(&Act::Suspect(cut)));
+    assert_eq!(convicted(&acts), []);
+    let acts = bench.run(after(8_000), |_| true, |_, _| None);
+    assert!(acts.contains(&Act::Clear(cut)), "it answers us again");
+}
+
+#[test]
+fn nobody_is_accused_by_a_member_that_nobody_answers() {
+    let mut bench = Bench::new(20);
+    let acts = bench.run(after(10_000), |_| false, |_, _| None);
+    assert_eq!(convicted(&acts), []);
+    assert!(acts.contains(&Act::CutOff(true)));
+    bench.detector.hear(bench.now);
+    assert_eq!(bench.detector.take_acts(), [Act::CutOff(false)]);
+}
+
+#[test]
+fn the_only_other_member_is_found_silent_without_witnesses() {
+    let mut bench = Bench::new(1);
+    let acts = bench.run(after(5_000), |_| false, |_, _| None);
+    assert_eq!(convicted(&acts).first(), Some(&(NodeId(1), Finding::Silent)));
+}
+
+#[test]
+fn a_stall_of_our_own_voids_what_was_not_answered() {
+    let mut bench = Bench::new(20);
+    // The round comes and its probe goes out; then nothing runs for two seconds, and no answer was read.
+    bench.now = bench.detector.next_wake();
+    bench.detector.wake(bench.now, &bench.roster, &mut bench.rng);
+    bench.now = bench.now + Duration::from_secs(2);
+    bench.detector.wake(bench.now, &bench.roster, &mut bench.rng);
+    let acts = bench.detector.take_acts();
+    assert!(!acts.iter().any(|act| matches!(act, Act::Suspect(_))), "{acts:?}");
+    assert_eq!(bench.detector.counts.stalls, 1);
+    let until = bench.now + Duration::from_secs(5);
+    let acts = bench.run(until, |_| true, |_, _| None);
+    assert!(!acts.iter().any(|act| matches!(act, Act::Suspect(_))), "{acts:?}");
+}
+
+#[test]
+fn a_run_of_dead_neighbours_is_found_in_steps_that_grow() {
+    let mut bench = Bench::new(40);
+    let dead: BTreeSet<_> = bench.roster.successors().take(7).map(|(id, _)| id).collect();
+    let acts = bench.run(
+        after(3_000),
+        |id| !dead.contains(&id),
+        |_, of| Some(if dead.contains(&of) { (4, 0) } else { (4, 4) }),
+    );
+    let found: BTreeSet<_> = convicted(&acts).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(found, dead, "within three seconds, though they are seven");
+}
+
+#[test]
+fn who_is_accused_by_many_at_once_witnesses_so_many_and_counts_the_rest() {
+    let mut bench = Bench::new(3);
+    for case in 0..HELPS_MAX as u32 + 10 {
+        bench.receive(1, Probe::Ask { case, accused: peer(2), probes: 3 });
+    }
+    assert_eq!(bench.detector.lens().2, HELPS_MAX);
+    assert_eq!(bench.detector.counts.asks_limited, 10);
+    assert!(bench.detector.lens().0 <= AWAITED_MAX);
+}
+
+#[test]
+fn probes_awaited_and_cases_are_limited() {
+    let mut bench = Bench::new(CASES_MAX as u64 * 2);
+    for id in 1..=CASES_MAX as u64 * 2 {
+        bench.detector.confirm_gone(bench.now, NodeId(id), &bench.roster, &mut bench.rng);
+    }
+    assert_eq!(bench.detector.lens().1, CASES_MAX);
+    assert_eq!(bench.detector.counts.accusations_limited, CASES_MAX as u64);
+    for _ in 0..AWAITED_MAX + 10 {
+        bench.detector.ping(bench.now, peer(1), Purpose::Attempt);
+    }
+    assert_eq!(bench.detector.lens().0, AWAITED_MAX);
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_changes_nothing() {
+    let mut bench = Bench::new(3);
+    bench.receive(1, Probe::Pong { number: 77, accusation: None });
+    bench.receive(1, Probe::Report { case: 9, accused: (255, 255), accuser: (0, 255) });
+    assert!(!bench.detector.has_acts());
+    assert_eq!(bench.detector.counts.probes_answered, 0);
+}
