@@ -189,8 +189,8 @@ pub enum Event {
         /// Why.
         reason: GoneReason,
     },
-    /// So many members are unreachable at once that a split is the likelier story: nobody is taken to be gone while that
-    /// lasts.
+    /// So many members are unreachable at once that a split is the likelier story: nobody is taken to be gone while
+    /// that lasts.
     PartitionSuspected {
         /// Members that are unreachable.
         lost: usize,

@@ -109,8 +109,8 @@ impl Builder {
         self
     }
 
-    /// Writes down all that happens to the member, for `tidings-sim replay`. Keys never stand in it; all that members say
-    /// of their services does. The writing never holds the member up: where the disk is too slow, or at the size
+    /// Writes down all that happens to the member, for `tidings-sim replay`. Keys never stand in it; all that members
+    /// say of their services does. The writing never holds the member up: where the disk is too slow, or at the size
     /// limit, the recording ends, with a warning in the log and in [`Stats::recording`](crate::net::stats::Stats).
     pub fn record(mut self, plan: RecordPlan) -> Self {
         self.plan.record = Some(plan);

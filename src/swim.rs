@@ -124,8 +124,8 @@ pub struct Tuning {
 }
 
 impl Default for Tuning {
-    /// foca's `Config::new_lan`, but for the gossip, and for the probes: they are a second opinion over other paths, the
-    /// detector is faster.
+    /// foca's `Config::new_lan`, but for the gossip, and for the probes: they are a second opinion over other paths,
+    /// the detector is faster.
     fn default() -> Self {
         Self {
             probe_period: Duration::from_secs(5),

@@ -1,8 +1,10 @@
-//! What is believed of a member's reachability, and which of two beliefs stands. Knows nothing of who found out, or how.
+//! What is believed of a member's reachability, and which of two beliefs stands. Knows nothing of who found out, or
+//! how.
 //!
-//! Of each life of a member there is one verdict. Its **turn** counts how often it changed: an odd turn accuses, an even
-//! one clears, and the higher one stands, whichever comes first. So all members end with the same verdict. The accused
-//! clears itself with the next turn, as in SWIM by the incarnation (Das, Gupta and Motivala, DSN 2002, section 4.2).
+//! Of each life of a member there is one verdict. Its **turn** counts how often it changed: an odd turn accuses, an
+//! even one clears, and the higher one stands, whichever comes first. So all members end with the same verdict. The
+//! accused clears itself with the next turn, as in SWIM by the incarnation (Das, Gupta and Motivala, DSN 2002, section
+//! 4.2).
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidings::peer::MemberState;
 use tidings::record::Instance;
 use tidings::registry::{JoinPolicy, Registration, Registry};
 
@@ -206,10 +207,14 @@ fn kill(actor: Actor) -> String {
     actor.name
 }
 
-/// The members in a view that are neither down nor gone, by name.
+/// The members in a view that can be reached, by name.
 fn present(registry: &Registry) -> BTreeSet<String> {
     let members = registry.members();
-    members.iter().filter(|member| member.state.is_present()).map(|member| member.name.to_string()).collect()
+    members
+        .iter()
+        .filter(|member| member.state == MemberState::Reachable)
+        .map(|member| member.name.to_string())
+        .collect()
 }
 
 /// The members that a lookup of `web` gives, by name.

@@ -1,9 +1,9 @@
 //! An accusation under trial: what the accuser and its witnesses saw of the accused, and when that is enough.
 //!
-//! A sequential probability ratio test (Wald, Annals of Mathematical Statistics 16, 1945) between two stories: the accused
-//! answers as others do, or it answers to a fraction of that at most. How often others answer is measured in the very
-//! same moments, on the links between the witnesses and the accuser, so that loss that befalls everybody, or the accuser
-//! alone, speaks for the accused. Knows nothing of time or of messages.
+//! A sequential probability ratio test (Wald, Annals of Mathematical Statistics 16, 1945) between two stories: the
+//! accused answers as others do, or it answers to a fraction of that at most. How often others answer is measured in
+//! the very same moments, on the links between the witnesses and the accuser, so that loss that befalls everybody, or
+//! the accuser alone, speaks for the accused. Knows nothing of time or of messages.
 
 use std::collections::BTreeMap;
 
@@ -112,8 +112,8 @@ pub(super) fn rule(own: Tally, guess: f64, testimonies: &BTreeMap<NodeId, Testim
     Ruling::Open
 }
 
-/// The share of answers that is usual: what was seen of links of late and in these moments, at the lower end of what that
-/// may stand for (Wilson's score interval, 1927).
+/// The share of answers that is usual: what was seen of links of late and in these moments, at the lower end of what
+/// that may stand for (Wilson's score interval, 1927).
 fn usual(guess: f64, control: Tally) -> f64 {
     let n = f64::from(control.sent) + GUESS_WEIGHT;
     let seen = (f64::from(control.answered) + guess.clamp(0.0, 1.0) * GUESS_WEIGHT) / n;

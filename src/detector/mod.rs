@@ -1,14 +1,14 @@
-//! Who can be reached: each member observes its successor on the ring, asks others before it accuses anybody, and doubts
-//! itself first. Says what it found; knows nothing of how that is told to everybody, and of records.
+//! Who can be reached: each member observes its successor on the ring, asks others before it accuses anybody, and
+//! doubts itself first. Says what it found; knows nothing of how that is told to everybody, and of records.
 //!
 //! - A **round** comes every `observe_every`: the next reachable member on the ring is probed, and whoever before it is
-//!   not reachable, in turn. So everybody is probed by one other at a steady pace (as in Rapid: Suresh and others, USENIX
-//!   ATC 2018, whose observers also stand on a ring), and the wait for the first probe of a dead member is at most one
-//!   period, where random probing has a long tail (SWIM, section 4.3).
+//!   not reachable, in turn. So everybody is probed by one other at a steady pace (as in Rapid: Suresh and others,
+//!   USENIX ATC 2018, whose observers also stand on a ring), and the wait for the first probe of a dead member is at
+//!   most one period, where random probing has a long tail (SWIM, section 4.3).
 //! - An **attempt** is a probe and its quick retries, each after the timeout that the link's round-trip times suggest.
-//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser. [`case::rule`]
-//!   says when that is enough. Meanwhile the members behind the accused are probed too, more with each step: a run of dead
-//!   neighbours is not taken one period at a time.
+//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser. The room
+//!   `case` says when that is enough. Meanwhile the members behind the accused are probed too, more with each step: a
+//!   run of dead neighbours is not taken one period at a time.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
@@ -781,9 +781,8 @@ impl Detector {
         let Some(entry) = roster.get(id).filter(|entry| entry.state == MemberState::Unreachable) else { return };
         // It has heard with the probe that it is accused, and refutes that if it may. If it does not, we are to say
         // when it is over.
-        if !self.trials.contains_key(&id) {
-            self.trials.insert(id, Salvo::new(entry.peer, now + TRIAL_EVERY));
-        }
+        let peer = entry.peer;
+        self.trials.entry(id).or_insert_with(|| Salvo::new(peer, now + TRIAL_EVERY));
     }
 
     fn on_ask(&mut self, now: Time, from: Peer, number: u32, accused: Peer, probes: u8) {

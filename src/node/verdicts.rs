@@ -291,8 +291,8 @@ impl Node {
         }
     }
 
-    /// Whether a verdict on somebody else is news, and stands here from now on. An accusation that is not `is_fresh`, or
-    /// comes from a side of the cluster that we had lost, may be long refuted: then we look ourselves.
+    /// Whether a verdict on somebody else is news, and stands here from now on. An accusation that is not `is_fresh`,
+    /// or comes from a side of the cluster that we had lost, may be long refuted: then we look ourselves.
     fn consider(&mut self, now: Time, verdict: &Verdict, is_fresh: bool, out: &mut Outbox) -> bool {
         let Some(entry) = self.roster.get(verdict.subject) else { return false };
         let (peer, state, evidence) = (entry.peer, entry.state, entry.evidence.last());
@@ -483,7 +483,8 @@ impl Node {
         }
     }
 
-    /// A member believes otherwise than we do: what was found of late may not have reached it. What lasts is for a sync.
+    /// A member believes otherwise than we do: what was found of late may not have reached it. What lasts is for a
+    /// sync.
     pub(super) fn push_verdicts(&mut self, now: Time, to: Peer, out: &mut Outbox) {
         let subjects: Vec<_> = self.verdicts.recent().take(VERDICTS_MAX).copied().collect();
         let is_due = self.pushed.get(&to.id).is_none_or(|at| now.since(*at) >= PUSH_EVERY);
