@@ -122,6 +122,9 @@ struct FuzzArgs {
     /// Kinds of fault that are left out, by name. May be given again.
     #[arg(long, value_name = "KIND", value_parser = kind)]
     without: Vec<Kind>,
+    /// Also print each seed's hash over everything that happened, for comparing builds.
+    #[arg(long)]
+    hashes: bool,
     /// Where failing scenarios are written.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
@@ -407,11 +410,19 @@ fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
     writeln!(io::stdout(), "seeds {} to {last}", args.from)?;
     let seeds: Vec<u64> = (0..args.seeds).map(|index| args.from.wrapping_add(index)).collect();
     let bar = sweep::progress(args.seeds, io::stderr().is_terminal());
-    let failed: Vec<u64> = seeds
+    let outcomes: Vec<(u64, String, bool)> = seeds
         .into_par_iter()
         .progress_with(bar)
-        .filter(|&seed| !run(&fuzz::draw(seed, &args.without), seed, Options::default()).is_pass())
+        .map(|seed| {
+            let outcome = run(&fuzz::draw(seed, &args.without), seed, Options::default());
+            let is_pass = outcome.is_pass();
+            (seed, outcome.hash, is_pass)
+        })
         .collect();
+    for (seed, hash, _) in outcomes.iter().filter(|_| args.hashes) {
+        writeln!(io::stdout(), "seed {seed} hash {hash}")?;
+    }
+    let failed: Vec<u64> = outcomes.iter().filter(|(_, _, is_pass)| !is_pass).map(|(seed, ..)| *seed).collect();
     fs::create_dir_all(&args.dir)?;
     for &seed in &failed {
         let (scenario, outcome) = fuzz::shrink(&fuzz::draw(seed, &args.without), seed);

@@ -50,6 +50,10 @@ pub struct MeanResult {
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 34.0;
+const RIGHT: f64 = 18.0;
+
+/// Lines for the names of acts.
+const ACT_LINES: usize = 5;
 
 /// Rows of a timeline are at most this high, and the whole at most this.
 const ROW_MAX: f64 = 14.0;
@@ -60,7 +64,7 @@ const FRAMES_MAX: usize = 240;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --paper: #fbfbf9; --line: #d6d9de;
-  --b0: #c8402f; --b1: #dd7b3a; --b2: #e8b95a; --b3: #a9c77a; --b4: #4f9d69; --off: #e4e6ea; --act: #3557a8; }
+  --b0: #c8402f; --b1: #dd7b3a; --b2: #e8b95a; --b3: #b9d28c; --b4: #4f9d69; --off: #e4e6ea; --act: #3557a8; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #9aa4b5; --paper: #14181f; --line: #333b48;
   --b0: #e4604f; --b1: #d9823f; --b2: #c9a04a; --b3: #7f9f58; --b4: #3d8257; --off: #252b35; --act: #8fb0ff; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1000px;
@@ -125,9 +129,10 @@ fn timeline(film: &Film) -> String {
         return String::new();
     }
     let row = (ROWS_HIGH_MAX / hosts as f64).min(ROW_MAX);
-    let top = 74.0;
+    // Names of acts that lie near each other stand on lines of their own.
+    let top = 14.0 + 12.0 * film.acts.len().min(ACT_LINES) as f64;
     let (high, span) = (row * hosts as f64, last - first);
-    let x = |at: f64| LEFT + (at - first) / span * (WIDTH - LEFT - 10.0);
+    let x = |at: f64| LEFT + (at - first) / span * (WIDTH - LEFT - RIGHT);
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"members by time, coloured by what the others \
          believe\">\n",
@@ -159,26 +164,24 @@ fn timeline(film: &Film) -> String {
     }
     for (index, (at, what)) in film.acts.iter().enumerate() {
         let at = x(at.clamp(first, last));
-        let line = 12.0 + (index % 5) as f64 * 12.0;
-        let name: String = what.split(['(', ' ']).next().unwrap_or(what).to_lowercase();
+        let line = 12.0 + (index % ACT_LINES) as f64 * 12.0;
+        let name = what.split('(').next().unwrap_or(what).to_lowercase();
+        let (beside, anchor) = if at > WIDTH - 110.0 { (at - 3.0, "end") } else { (at + 3.0, "start") };
         let _ = writeln!(
             svg,
             "<line class=\"act\" x1=\"{at:.1}\" y1=\"{line:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\"><title>{}</title></line>\
-             <text class=\"actname\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
+             <text class=\"actname\" x=\"{beside:.1}\" y=\"{line:.1}\" text-anchor=\"{anchor}\">{}</text>",
             top + high,
             escape(what),
-            at + 3.0,
             escape(&name)
         );
     }
-    for tick in 0..=8 {
-        let at = first + span * f64::from(tick) / 8.0;
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at:.0} s</text>",
-            x(at),
-            top + high + 18.0
-        );
+    let step = nice_step(span / 8.0);
+    let mut at = (first / step).ceil() * step;
+    while at <= last {
+        let (place, below) = (x(at), top + high + 18.0);
+        let _ = writeln!(svg, "<text x=\"{place:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{at:.0} s</text>");
+        at += step;
     }
     svg += "</svg>\n";
     let keys = [
@@ -191,6 +194,12 @@ fn timeline(film: &Film) -> String {
     ];
     let key: String = keys.iter().map(|(c, w)| format!("<span style=\"background:var(--{c})\"></span>{w}")).collect();
     format!("<figure>{svg}<figcaption class=\"key\">{key}</figcaption></figure>\n")
+}
+
+/// The least of 1, 2, 5, 10, 20, 50 ... that is not below `least`.
+fn nice_step(least: f64) -> f64 {
+    let unit = 10f64.powf(least.max(1.0).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].into_iter().map(|digit| digit * unit).find(|step| *step >= least).unwrap_or(unit)
 }
 
 fn class(believed: i8) -> &'static str {
@@ -385,6 +394,13 @@ mod tests {
         assert!(page.contains("half &lt;split&gt;") && page.contains("a &lt; b") && page.contains("crash"));
         assert!(page.contains("class=\"b0\"") && page.contains("class=\"off\"") && page.contains("12.5"));
         assert!(!page.contains("<script") && !page.contains("http"));
+    }
+
+    #[test]
+    fn ticks_stand_at_numbers_that_people_count_in() {
+        for (least, step) in [(0.2, 1.0), (1.5, 2.0), (8.1, 10.0), (21.0, 50.0), (600.0, 1_000.0)] {
+            assert_eq!(nice_step(least), step, "{least}");
+        }
     }
 
     #[test]

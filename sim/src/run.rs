@@ -626,7 +626,7 @@ impl<'a> Runner<'a> {
                 let why = if why.is_empty() { self.unsettled() } else { why };
                 return Err(format!("not for good within {within} after the faults ended: {why}"));
             };
-            self.world.run_for(self.scenario.settle.stays.0);
+            self.stay_and_film();
             // What is gone must not come back, not even for a while.
             check::nothing_else_is_listed(&self.world).map_err(|what| format!("it was gone and came back: {what}"))?;
             let broken =
@@ -635,6 +635,16 @@ impl<'a> Runner<'a> {
                 None => return Ok(settled),
                 Some(what) => why = what,
             }
+        }
+    }
+
+    /// Runs on for a while, in which nothing may change; a film shows it.
+    fn stay_and_film(&mut self) {
+        let end = self.world.now() + self.scenario.settle.stays.0;
+        while self.world.now() < end {
+            let step = if self.film.is_some() { self.sample_every } else { end.since(self.world.now()) };
+            self.world.run_until(end.min(self.world.now() + step));
+            self.take_frame();
         }
     }
 
