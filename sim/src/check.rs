@@ -112,8 +112,8 @@ pub fn versions_are_used_once(own: &[(Key, Version)]) -> Result<(), String> {
     nothing("versions used twice", own.iter().filter(|(_, version)| !seen.insert(*version)).map(|(_, version)| version))
 }
 
-/// Always: who says to miss nothing of an owner up to a version lists every record that the owner has, and made by then.
-/// In more than a few hundred hosts nobody could pay for the question, and it is not asked.
+/// Always: who says to miss nothing of an owner up to a version lists every record that the owner has, and
+/// made by then. Among more than a few hundred hosts nobody could pay for the question, and it is not asked.
 ///
 /// # Errors
 /// The first host that says so wrongly, and what it lacks.
