@@ -27,6 +27,9 @@ pub type Ledger = BTreeMap<(Owner, Key), BTreeSet<Version>>;
 /// The highest version of every record that one observer ever listed.
 pub type Highest = BTreeMap<(Owner, Key), Version>;
 
+/// The highest version of every record that one observer listed before it told that the record was withdrawn.
+pub type Withdrawn = BTreeMap<(Owner, Key), Version>;
+
 /// How many differences an error names; the rest is counted.
 const NAMED_MAX: usize = 5;
 
@@ -63,6 +66,18 @@ pub fn versions_never_fall(highest: &mut Highest, listed: &[Listed]) -> Result<(
         *highest = (*highest).max(*version);
     }
     nothing("versions fell", fallen.iter())
+}
+
+/// Always: what an observer saw withdrawn does not come back to it, unless its owner made it anew.
+///
+/// # Errors
+/// The records that came back, with the version they were withdrawn at and that they have.
+pub fn nothing_withdrawn_returns(withdrawn: &Withdrawn, listed: &[Listed]) -> Result<(), String> {
+    let back = listed.iter().filter_map(|(owner, key, version)| {
+        let was = withdrawn.get(&(*owner, key.clone())).filter(|was| version <= *was)?;
+        Some(format!("{} v{version}, withdrawn after v{was}", named(*owner, key)))
+    });
+    nothing("came back after its withdrawal", back)
 }
 
 /// Always: a node lists nothing that its owner never made.
@@ -446,6 +461,14 @@ mod tests {
         let error = versions_never_fall(&mut highest, &[listed("a", 2)]).expect_err("3 to 2");
         assert!(error.contains("3 to 2"), "{error}");
         assert_eq!(versions_never_fall(&mut highest, &[listed("a", 3)]), Ok(()));
+    }
+
+    #[test]
+    fn a_record_that_comes_back_is_noticed_and_one_made_anew_is_not() {
+        let withdrawn = Withdrawn::from([((OWNER, Key::from("a")), 3)]);
+        assert_eq!(nothing_withdrawn_returns(&withdrawn, &[listed("a", 5), listed("b", 3)]), Ok(()));
+        assert!(nothing_withdrawn_returns(&withdrawn, &[listed("a", 3)]).is_err());
+        assert!(nothing_withdrawn_returns(&withdrawn, &[listed("a", 2)]).is_err());
     }
 
     #[test]

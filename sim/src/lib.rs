@@ -21,6 +21,7 @@
 //! | [`run`] | one run of a scenario: what happened, what held, and the figures |
 //! | [`fuzz`] | random scenarios, and what is left of one that fails |
 //! | [`sweep`] | grids over settings |
+//! | [`tune`] | settings for what somebody wishes |
 //! | [`oracle`] | what theory and others' measurements say must come out |
 //! | [`replay`] | recordings of live members, told again |
 //! | [`page`] | results as one page |
@@ -47,6 +48,7 @@ pub mod scenario;
 pub mod shadow;
 pub mod sweep;
 pub mod trace;
+pub mod tune;
 pub mod units;
 pub mod watch;
 pub mod world;

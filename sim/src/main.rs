@@ -20,6 +20,8 @@ use tidings_sim::report::{Summary, run_seed, run_seeds};
 use tidings_sim::run::{Options, Outcome, run};
 use tidings_sim::scenario::Scenario;
 use tidings_sim::sweep::{self, Axis};
+use tidings_sim::tune::{self, NetworkName, Question};
+use tidings_sim::units::{Rate, Share, Span};
 use tidings_sim::{Mode, library, oracle};
 
 /// Rehearse what can happen to a tidings cluster, in simulated time.
@@ -40,6 +42,10 @@ enum Command {
     List,
     /// Run a scenario at every point of a grid of settings.
     Sweep(SweepArgs),
+    /// Search the settings of the protocol for what you wish, and say what that costs.
+    ///
+    /// Exit code 0: there are such settings. 1: the wishes cannot be met together.
+    Tune(TuneArgs),
     /// Run random scenarios, and shrink what fails to a file that replays it.
     Fuzz(FuzzArgs),
     /// Compare foca alone in this world with theory and with others' measurements.
@@ -116,6 +122,9 @@ struct FuzzArgs {
     /// Kinds of fault that are left out, by name. May be given again.
     #[arg(long, value_name = "KIND", value_parser = kind)]
     without: Vec<Kind>,
+    /// Also print each seed's hash over everything that happened, for comparing builds.
+    #[arg(long)]
+    hashes: bool,
     /// Where failing scenarios are written.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
@@ -155,6 +164,41 @@ struct ReportArgs {
     /// Where the page goes.
     #[arg(short, long, default_value = "report.html")]
     output: PathBuf,
+}
+
+#[derive(Args)]
+struct TuneArgs {
+    /// Members.
+    #[arg(long, default_value_t = 50)]
+    nodes: usize,
+    /// The links: loopback, lan, region3, wan5, mobile, or a file such as
+    /// {"zones": ["a", "b"], "rtt_ms": [[0.5, 2], [2, 0.5]]}.
+    #[arg(long, default_value = "lan", value_name = "NAME|FILE")]
+    rtt: String,
+    /// The share of packets that every link loses: 0.01 or 1%.
+    #[arg(long, default_value = "0")]
+    loss: Share,
+    /// 99 of 100 crashes are to be known to every member within this time.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    detect_p99: Span,
+    /// Healthy members of the whole cluster that may be called dead in a month.
+    #[arg(long, default_value_t = 1.0)]
+    false_per_month: f64,
+    /// What each member may send, in the mean: 20kbit/s.
+    #[arg(long, default_value = "20kbit/s", value_name = "RATE")]
+    budget: Rate,
+    /// Settings that are tried at first.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..))]
+    candidates: u16,
+    /// Seeds with which the best are measured; each simulates about three minutes of the cluster.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Write all candidates here, as JSON, for `tidings-sim report`.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -221,6 +265,7 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle_command(&args),
         Command::Lifeguard(args) => lifeguard_command(&args),
         Command::Report(args) => report_command(&args),
+        Command::Tune(args) => tune_command(&args),
         Command::Replay(args) => replay_command(&args),
         Command::Experiment(args) => experiment_command(&args),
     };
@@ -365,11 +410,19 @@ fn fuzz_command(args: &FuzzArgs) -> Result<bool, Trouble> {
     writeln!(io::stdout(), "seeds {} to {last}", args.from)?;
     let seeds: Vec<u64> = (0..args.seeds).map(|index| args.from.wrapping_add(index)).collect();
     let bar = sweep::progress(args.seeds, io::stderr().is_terminal());
-    let failed: Vec<u64> = seeds
+    let outcomes: Vec<(u64, String, bool)> = seeds
         .into_par_iter()
         .progress_with(bar)
-        .filter(|&seed| !run(&fuzz::draw(seed, &args.without), seed, Options::default()).is_pass())
+        .map(|seed| {
+            let outcome = run(&fuzz::draw(seed, &args.without), seed, Options::default());
+            let is_pass = outcome.is_pass();
+            (seed, outcome.hash, is_pass)
+        })
         .collect();
+    for (seed, hash, _) in outcomes.iter().filter(|_| args.hashes) {
+        writeln!(io::stdout(), "seed {seed} hash {hash}")?;
+    }
+    let failed: Vec<u64> = outcomes.iter().filter(|(_, _, is_pass)| !is_pass).map(|(seed, ..)| *seed).collect();
     fs::create_dir_all(&args.dir)?;
     for &seed in &failed {
         let (scenario, outcome) = fuzz::shrink(&fuzz::draw(seed, &args.without), seed);
@@ -426,6 +479,29 @@ fn report_command(args: &ReportArgs) -> Result<bool, Trouble> {
     fs::write(&args.output, page(&results))?;
     writeln!(io::stdout(), "{}", args.output.display())?;
     Ok(true)
+}
+
+fn tune_command(args: &TuneArgs) -> Result<bool, Trouble> {
+    if args.false_per_month.is_nan() || args.false_per_month <= 0.0 {
+        return Err(Trouble::Wrong(
+            "--false-per-month is above 0: nothing can show that there is never one".to_owned(),
+        ));
+    }
+    let question = Question {
+        nodes: args.nodes,
+        network: NetworkName::read(&args.rtt, |path| fs::read_to_string(path)).map_err(Trouble::Wrong)?,
+        loss: args.loss,
+        wishes: tune::wishes(args.detect_p99, args.false_per_month, args.budget),
+        candidates: usize::from(args.candidates),
+        seeds: args.seeds,
+        from: args.from,
+    };
+    let answer = tune::tune(&question, io::stderr().is_terminal()).map_err(Trouble::Wrong)?;
+    if let Some(path) = &args.out {
+        fs::write(path, serde_json::to_vec(&answer.file()).map_err(io::Error::from)?)?;
+    }
+    write!(io::stdout(), "{answer}")?;
+    Ok(answer.chosen.is_some())
 }
 
 fn replay_command(args: &ReplayArgs) -> Result<bool, Trouble> {

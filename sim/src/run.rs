@@ -18,7 +18,7 @@ use crate::fault::{Fault, Lasting, RestartWith};
 use crate::hosts::Hosts;
 use crate::report::words_of;
 use crate::scenario::{Scenario, Step};
-use crate::watch::{FOLLOWED, Loss};
+use crate::watch::{FOLLOWED, Loss, Verdict, Watch};
 use crate::world::{HostIndex, Traffic, World, WorldConfig};
 
 /// How often views are compared with the truth.
@@ -40,6 +40,9 @@ pub struct Outcome {
     pub figures: BTreeMap<String, f64>,
     /// How long was simulated, in seconds.
     pub simulated_s: f64,
+    /// Each crash, until the last member knew, in milliseconds; infinite if one never did.
+    #[serde(skip)]
+    pub detections_ms: Vec<f64>,
     /// What a picture needs; only if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub film: Option<Film>,
@@ -82,6 +85,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         failures: vec![failure],
         figures: BTreeMap::new(),
         simulated_s: 0.0,
+        detections_ms: Vec::new(),
         film: None,
     };
     // A world that panicked is dropped with everything in it: no broken state is seen again.
@@ -174,6 +178,7 @@ impl<'a> Runner<'a> {
             failures: self.failures,
             figures: self.figures,
             simulated_s: self.world.now().since(Time::ZERO).as_secs_f64(),
+            detections_ms: detections_ms(&self.world),
             film: self.film,
         }
     }
@@ -621,7 +626,7 @@ impl<'a> Runner<'a> {
                 let why = if why.is_empty() { self.unsettled() } else { why };
                 return Err(format!("not for good within {within} after the faults ended: {why}"));
             };
-            self.world.run_for(self.scenario.settle.stays.0);
+            self.stay_and_film();
             // What is gone must not come back, not even for a while.
             check::nothing_else_is_listed(&self.world).map_err(|what| format!("it was gone and came back: {what}"))?;
             let broken =
@@ -630,6 +635,16 @@ impl<'a> Runner<'a> {
                 None => return Ok(settled),
                 Some(what) => why = what,
             }
+        }
+    }
+
+    /// Runs on for a while, in which nothing may change; a film shows it.
+    fn stay_and_film(&mut self) {
+        let end = self.world.now() + self.scenario.settle.stays.0;
+        while self.world.now() < end {
+            let step = if self.film.is_some() { self.sample_every } else { end.since(self.world.now()) };
+            self.world.run_until(end.min(self.world.now() + step));
+            self.take_frame();
         }
     }
 
@@ -695,6 +710,7 @@ impl<'a> Runner<'a> {
             ("false_downs", downs.wrong as f64),
             ("false_downs_at_healthy", downs.wrong_at_healthy as f64),
             ("wrong_view_node_s", self.wrong_view_node_s),
+            ("members_called_down_wrongly", called_down_wrongly(watch) as f64),
         ];
         if hours > 0.0 {
             figures.push(("false_downs_per_node_hour", downs.wrong as f64 / hours));
@@ -754,6 +770,16 @@ fn instance(id: &str, serial: u64, bytes: usize) -> Result<Instance, String> {
         instance.meta.insert("pad".into(), "x".repeat(bytes).into());
     }
     Ok(instance)
+}
+
+fn detections_ms(world: &World) -> Vec<f64> {
+    world.watch().losses().iter().map(|loss| loss.last_after().map_or(f64::INFINITY, ms)).collect()
+}
+
+/// How many members that were well were called dead by anybody: one mistake that all believe counts once.
+fn called_down_wrongly(watch: &Watch) -> usize {
+    let wrong = watch.notices().iter().filter(|notice| notice.verdict == Verdict::False);
+    wrong.map(|notice| notice.subject).collect::<BTreeSet<_>>().len()
 }
 
 fn ms(span: Duration) -> f64 {

@@ -73,6 +73,11 @@ impl Shadow {
         }
     }
 
+    /// The start of a member that the program was told of last.
+    pub fn start_of(&self, id: NodeId) -> Option<Owner> {
+        self.members.get(&id).map(|(epoch, _)| Owner { id, epoch: *epoch })
+    }
+
     /// The instances that are offered by somebody present, with their owners.
     pub fn offered(&self) -> impl Iterator<Item = (NodeId, &Key, &Arc<Instance>)> {
         let offered = self.offers.iter().filter(|(_, (_, is_present))| *is_present);

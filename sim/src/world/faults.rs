@@ -51,7 +51,7 @@ impl World {
     /// Adds a host with a copy of the data directory of `original`, and starts a node on it.
     ///
     /// # Panics
-    /// If there are [`HOSTS_MAX`] hosts already.
+    /// If there are [`HOSTS_MAX`](super::HOSTS_MAX) hosts already.
     pub fn add_clone(&mut self, original: HostIndex) -> HostIndex {
         self.trace.fault(self.now, &format!("clone {original}"));
         let seeds = self.hosts[original].seeds.clone();

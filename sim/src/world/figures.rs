@@ -20,7 +20,7 @@ pub struct Traffic {
     pub stream_packets: u64,
     /// Their bytes.
     pub stream_bytes: u64,
-    /// Datagrams that held the marker, see [`World::set_marker`].
+    /// Datagrams that held the marker, see [`World::set_marker`](super::World::set_marker).
     pub marked_datagrams: u64,
     /// Questions and answers on streams that held the marker.
     pub marked_streams: u64,

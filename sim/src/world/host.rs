@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::effect::{Datagram, Fatal};
+use tidings::effect::{Datagram, Event, Fatal, GoneReason};
 use tidings::peer::{Epoch, NodeId};
 use tidings::record::{Key, Owner};
 use tidings::time::Time;
 
 use super::{Happening, HostIndex, Traffic};
-use crate::check::Highest;
+use crate::check::{Highest, Withdrawn};
 use crate::process::Process;
 use crate::shadow::Shadow;
 
@@ -61,6 +61,7 @@ pub(super) struct Host {
     /// What it is registering or withdrawing at this moment: its node may list it or not.
     pub(super) pending: Option<Key>,
     pub(super) highest: Highest,
+    pub(super) withdrawn: Withdrawn,
     /// What the program was told, where that is followed.
     pub(super) shadow: Option<Shadow>,
     /// Changes of the view since it was looked through.
@@ -99,12 +100,31 @@ impl Host {
             registered: BTreeSet::new(),
             pending: None,
             highest: Highest::new(),
+            withdrawn: Withdrawn::new(),
             shadow: None,
             unchecked: 0,
             fingerprints: (0, 0, 0),
             ready_at: None,
             fatal: None,
             traffic: Traffic::default(),
+        }
+    }
+
+    /// Notes what the program is told.
+    pub(super) fn note_told(&mut self, event: &Event) {
+        let Some(shadow) = &mut self.shadow else { return };
+        shadow.apply(event);
+        match event {
+            Event::ServiceDown { owner, instance, reason: GoneReason::Withdrawn } => {
+                let Some(owner) = shadow.start_of(*owner) else { return };
+                let place = (owner, instance.id.clone());
+                if let Some(version) = self.highest.get(&place) {
+                    self.withdrawn.insert(place, *version);
+                }
+            }
+            // Who forgot an owner may learn of it anew from somebody who was never told the latest.
+            Event::MemberForgotten(member) => self.withdrawn.retain(|(owner, _), _| owner.id != member.peer.id),
+            _ => {}
         }
     }
 

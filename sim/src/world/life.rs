@@ -132,6 +132,7 @@ impl World {
         host.unheard_at = None;
         host.hold = Hold::Free;
         host.highest.clear();
+        host.withdrawn.clear();
         let is_followed = matches!(self.config.mode, Mode::Tidings(_)) && Shadow::belongs_to(index);
         host.shadow = is_followed.then(Shadow::default);
         host.fingerprints = (0, 0, 0);

@@ -479,9 +479,7 @@ impl World {
             self.fail(index, error.to_string());
         }
         let speaks_of_itself = out.events.iter().any(|event| is_about(event, self.hosts[index].id));
-        if let Some(shadow) = &mut self.hosts[index].shadow {
-            out.events.iter().for_each(|event| shadow.apply(event));
-        }
+        out.events.iter().for_each(|event| self.hosts[index].note_told(event));
         self.check(index, speaks_of_itself);
         for datagram in out.datagrams.drain(..) {
             self.send(index, datagram);
@@ -630,6 +628,7 @@ impl World {
         let verdict = check::versions_never_fall(&mut host.highest, &listed)
             .and_then(|()| check::only_what_was_made(&self.ledger, &listed))
             .and_then(|()| check::one_start_per_owner(&listed))
+            .and_then(|()| check::nothing_withdrawn_returns(&host.withdrawn, &listed))
             .and_then(|()| match &host.shadow {
                 // Who leaves tells its program no more.
                 Some(shadow) if !host.is_leaving => shadow.is_known(&node.present_members(), &listed),
