@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -200,6 +200,9 @@ pub enum LookupError {
     /// The member has not joined yet, and knows no healthy instance so far.
     #[error("the view is not ready: the member has not joined yet")]
     NotReady,
+    /// The member reaches nobody, and the last that it knew is no healthy instance: it is the one that is cut off.
+    #[error("the member is isolated: it reaches no other member")]
+    Isolated,
     /// The member stopped.
     #[error(transparent)]
     Stopped(StopReason),
@@ -260,6 +263,7 @@ type Directory = std::collections::HashMap<Arc<str>, Arc<ArcSwap<Service>>, Name
 #[derive(Debug)]
 struct Shared {
     state: AtomicU8,
+    is_isolated: AtomicBool,
     stopped: ArcSwapOption<StopReason>,
     hash: NameHash,
     shards: [ArcSwap<Directory>; SHARDS],
@@ -323,7 +327,18 @@ impl Reader {
 
     #[cold]
     fn without(&self, state: u8, ready: impl FnOnce() -> LookupError) -> LookupError {
-        if state == JOINING { LookupError::NotReady } else { ready() }
+        if state == JOINING {
+            LookupError::NotReady
+        } else if self.is_isolated() {
+            LookupError::Isolated
+        } else {
+            ready()
+        }
+    }
+
+    /// Whether the member reaches nobody although others should be there: its view is the last it knew.
+    pub fn is_isolated(&self) -> bool {
+        self.shared.is_isolated.load(Ordering::Acquire)
     }
 
     fn directory(&self, name: &str) -> &ArcSwap<Directory> {
@@ -407,6 +422,7 @@ impl View {
         let hash = NameHash::of_this_process();
         let shared = Shared {
             state: AtomicU8::new(JOINING),
+            is_isolated: AtomicBool::new(false),
             stopped: ArcSwapOption::empty(),
             hash,
             shards: std::array::from_fn(|_| ArcSwap::from_pointee(Directory::with_hasher(hash))),
@@ -504,6 +520,12 @@ impl View {
         let state = &self.reader.shared.state;
         // A member that stopped stays so; an exchange that fails means just that.
         let _ = state.compare_exchange(JOINING, READY, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Tells readers whether the member is cut off from everybody: lookups go on, and those that find no healthy
+    /// instance say so.
+    pub fn isolated(&mut self, is_isolated: bool) {
+        self.reader.shared.is_isolated.store(is_isolated, Ordering::Release);
     }
 
     /// Tells readers that the member stopped. Only the first reason counts.
