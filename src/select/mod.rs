@@ -17,6 +17,8 @@ mod fixture;
 mod hash;
 mod picker;
 mod selector;
+#[cfg(test)]
+mod tests;
 
 pub use self::balance::{Ask, Balancer, SlowStart, Subset};
 pub use self::candidate::{Candidate, Place};

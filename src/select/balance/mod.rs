@@ -21,6 +21,8 @@ mod rendezvous;
 mod round_robin;
 mod smooth;
 mod subset;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::fmt;
