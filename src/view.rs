@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::effect::{Event, Fatal, GoneReason};
@@ -258,7 +258,35 @@ impl Hasher for NameHasher {
 }
 
 #[expect(clippy::disallowed_types, reason = "a lookup is one hash, and listing sorts: nothing depends on its order")]
-type Directory = std::collections::HashMap<Arc<str>, Arc<ArcSwap<Service>>, NameHash>;
+type Directory = std::collections::HashMap<Arc<str>, Arc<Slot>, NameHash>;
+
+/// Where the newest snapshot of a service is put.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    service: ArcSwap<Service>,
+    /// Grows after each snapshot, so that who derived something from one can tell cheaply that it is the newest.
+    version: AtomicU64,
+}
+
+impl Slot {
+    fn new(service: &Arc<Service>) -> Self {
+        Self { service: ArcSwap::new(Arc::clone(service)), version: AtomicU64::new(0) }
+    }
+
+    fn store(&self, service: Arc<Service>) {
+        self.service.store(service);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn load(&self) -> Guard<Arc<Service>> {
+        self.service.load()
+    }
+
+    /// Read before the snapshot: then that is at least as new.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -348,14 +376,25 @@ impl Reader {
     /// The service, healthy or not, also after the member stopped; `None` if no instance of it is known.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
         let directory = self.directory(name).load();
-        directory.get(name).map(|slot| slot.load_full()).filter(|service| !service.offered.is_empty())
+        directory.get(name).map(|slot| slot.service.load_full()).filter(|service| !service.offered.is_empty())
+    }
+
+    /// Where the newest snapshots of the service are put, for as long as instances of it are known: when none is, the last
+    /// one is empty, and later ones are put elsewhere.
+    pub(crate) fn slot(&self, name: &str) -> Option<Arc<Slot>> {
+        self.directory(name).load().get(name).map(Arc::clone)
+    }
+
+    /// Whether the member stopped, and lookups fail.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == STOPPED
     }
 
     /// Every service of which an instance is known, sorted by name. Each is a moment of its own.
     pub fn services(&self) -> Vec<Arc<Service>> {
         let mut all = Vec::new();
         for shard in &self.shared.shards {
-            all.extend(shard.load().values().map(|slot| slot.load_full()));
+            all.extend(shard.load().values().map(|slot| slot.service.load_full()));
         }
         all.retain(|service| !service.offered.is_empty());
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -392,7 +431,7 @@ struct Offer {
 #[derive(Default, Debug)]
 struct Offers {
     by_place: BTreeMap<(Key, NodeId), Offer>,
-    slot: Option<Arc<ArcSwap<Service>>>,
+    slot: Option<Arc<Slot>>,
 }
 
 /// Writes a view: events in order with [`apply`](Self::apply), then [`publish`](Self::publish).
@@ -507,7 +546,7 @@ impl View {
         match &offers.slot {
             Some(slot) => slot.store(Arc::clone(&now)),
             None => {
-                let slot = Arc::new(ArcSwap::new(Arc::clone(&now)));
+                let slot = Arc::new(Slot::new(&now));
                 offers.slot = Some(Arc::clone(&slot));
                 shared.edited(shards, &name.clone()).insert(name, slot);
             }

@@ -3,6 +3,8 @@
 //! - A [`Selector`] says which instances a caller wants at all; a [`filter`] says it as an expression.
 //! - A [`Picker`] follows one service, and gives a [`Pick`] for each call, by one of the [`balance`]rs.
 //! - The pick takes the call's [`Outcome`]. Those that fail are [ejected](Ejection) for a while, here and nowhere else.
+//! - [`failover`] says when another instance is tried; with feature `net`, [`run::Caller`] makes the calls.
+//! - [`shard`] gives each key one instance, without a leader.
 //!
 //! Nothing here can tell the cluster anything: what is found about an instance stays in this process.
 
@@ -11,12 +13,16 @@ mod candidate;
 mod clock;
 mod eject;
 mod error;
+pub mod failover;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
 mod hash;
 mod picker;
+#[cfg(feature = "net")]
+pub mod run;
 mod selector;
+pub mod shard;
 #[cfg(test)]
 mod tests;
 

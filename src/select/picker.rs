@@ -12,11 +12,13 @@ use super::candidate::{Candidate, Place, Vitals};
 use super::clock::Clock;
 use super::eject::{Admission, Cause, Ejection, EjectionError, EjectionStats, Ejector, Outcome};
 use super::error::{PickError, nobody};
+#[cfg(feature = "net")]
+use super::hash::scramble;
 use super::hash::{SCRAMBLE_STEP, key_hash};
 use super::selector::Selector;
 use crate::record::{Endpoint, Instance};
 use crate::time::Time;
-use crate::view::{Offered, Reader, Service, Status};
+use crate::view::{Offered, Reader, Service, Slot, Status};
 
 /// What is known of a call before it is made.
 ///
@@ -80,6 +82,8 @@ impl Call {
     }
 }
 
+static ANY: Call = Call { key: None, to: None, tried: [0; Call::TRIES_MAX], tries: 0 };
+
 /// Gives an instance of one service for each call. Shared by all threads that make calls; clones would not share what
 /// was learned, so there are none: put it into an [`Arc`].
 ///
@@ -129,12 +133,29 @@ pub struct Picker {
 /// The candidates of one snapshot. It never changes.
 #[derive(Debug)]
 struct Lineup {
-    /// The snapshot. Kept, so that no later one can be at its place in memory.
-    source: Option<Arc<Service>>,
+    source: Option<Source>,
     candidates: Vec<Arc<Candidate>>,
     balancer: Box<dyn Balancer>,
     /// When the last candidate will have its whole share.
     warm_at: Time,
+}
+
+/// A snapshot, and where to see whether it is the newest.
+#[derive(Debug)]
+struct Source {
+    service: Arc<Service>,
+    slot: Arc<Slot>,
+    version: u64,
+}
+
+impl Source {
+    /// The newest snapshot of a service; `None` if no instance of it is known.
+    fn of(reader: &Reader, name: &str) -> Option<Self> {
+        let slot = reader.slot(name)?;
+        let version = slot.version();
+        let service = Arc::clone(&slot.load());
+        (!service.all().is_empty()).then_some(Self { service, slot, version })
+    }
 }
 
 /// What is kept of every known instance, healthy or not, until it is gone.
@@ -236,7 +257,7 @@ impl Picker {
     /// # Errors
     /// As for [`pick_at`](Self::pick_at).
     pub fn pick(&self) -> Result<Pick, PickError> {
-        self.pick_at(&Call { key: None, to: None, tried: [0; Call::TRIES_MAX], tries: 0 }, self.clock.now())
+        self.pick_at(&ANY, self.clock.now())
     }
 
     /// An instance for this call.
@@ -307,6 +328,12 @@ impl Picker {
         if lineup.candidates.is_empty() { Err(self.nobody(&lineup)) } else { Ok(lineup.candidates.clone()) }
     }
 
+    /// 64 random bits.
+    #[cfg(feature = "net")]
+    pub(super) fn draw(&self) -> u64 {
+        scramble(self.random.fetch_add(SCRAMBLE_STEP, Relaxed))
+    }
+
     /// What ejection did so far.
     pub fn stats(&self) -> EjectionStats {
         self.ejector.stats()
@@ -314,11 +341,7 @@ impl Picker {
 
     fn current(&self, now: Time) -> Result<Guard<Arc<Lineup>>, PickError> {
         let lineup = self.lineup.load();
-        let source = lineup.source.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
-        match self.reader.read(&self.name, |service| std::ptr::eq(service, source)) {
-            Ok(true) => Ok(lineup),
-            _ => self.follow(now),
-        }
+        if lineup.is_newest() && !self.reader.is_stopped() { Ok(lineup) } else { self.follow(now) }
     }
 
     #[cold]
@@ -328,7 +351,10 @@ impl Picker {
         }
         let Some(mut known) = self.known_unless_busy() else { return Ok(self.lineup.load()) };
         let lineup = self.lineup.load();
-        let Some(service) = self.reader.service(&self.name) else {
+        if lineup.is_newest() {
+            return Ok(lineup);
+        }
+        let Some(source) = Source::of(&self.reader, &self.name) else {
             known.clear();
             if lineup.source.is_some() {
                 self.ejector.follow(&[]);
@@ -336,11 +362,8 @@ impl Picker {
             }
             return Err(self.reader.lookup(&self.name).map_or_else(Into::into, |_| PickError::NotReady));
         };
-        if lineup.source.as_ref().is_some_and(|source| Arc::ptr_eq(source, &service)) {
-            return Ok(lineup);
-        }
-        self.remember(&mut known, &service, lineup.source.is_none(), now);
-        self.lineup.store(Arc::new(self.line_up(&known, service, &lineup)));
+        self.remember(&mut known, &source.service, lineup.source.is_none(), now);
+        self.lineup.store(Arc::new(self.line_up(&known, source, &lineup)));
         Ok(self.lineup.load())
     }
 
@@ -373,8 +396,8 @@ impl Picker {
         }
     }
 
-    fn line_up(&self, known: &Known, service: Arc<Service>, before: &Lineup) -> Lineup {
-        let mut instances = self.selector.select(&service).instances;
+    fn line_up(&self, known: &Known, source: Source, before: &Lineup) -> Lineup {
+        let mut instances = self.selector.select(&source.service).instances;
         if let Some(subset) = &self.subset {
             subset.keep(&mut instances);
         }
@@ -393,7 +416,7 @@ impl Picker {
         };
         self.ejector.follow(&candidates);
         let balancer = before.balancer.follow(&candidates);
-        Lineup { source: Some(service), candidates, balancer, warm_at }
+        Lineup { source: Some(source), candidates, balancer, warm_at }
     }
 
     #[cold]
@@ -401,7 +424,7 @@ impl Picker {
         match &lineup.source {
             _ if self.reader.status() == Status::Joining => PickError::NotReady,
             _ if self.reader.is_isolated() => PickError::Isolated,
-            Some(service) => nobody(service, &self.selector),
+            Some(source) => nobody(&source.service, &self.selector),
             None => PickError::UnknownService { name: self.name.to_string() },
         }
     }
@@ -411,6 +434,10 @@ impl Picker {
 const ADMISSIONS_MAX: usize = 4;
 
 impl Lineup {
+    fn is_newest(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.slot.version() == source.version)
+    }
+
     fn nobody(balancer: Box<dyn Balancer>) -> Self {
         Self { source: None, candidates: Vec::new(), balancer, warm_at: Time::ZERO }
     }
