@@ -142,8 +142,8 @@ fn now() -> Instant {
 /// How long the readers go on in each round.
 const ROUND: Duration = Duration::from_secs(2);
 
-/// The p50, p99 and p99.9 of calls by two threads, in nanoseconds, and how many they made. Each call reads the clock once
-/// more, which is part of its time.
+/// The p50, p99 and p99.9 of calls by two threads, in nanoseconds, and how many they made. Each call reads the clock
+/// once more, which is part of its time.
 fn read(pickers: &[Picker], is_over: &AtomicBool) -> (usize, [u64; 3]) {
     let mut all: Vec<u64> = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)

@@ -379,8 +379,8 @@ impl Reader {
         directory.get(name).map(|slot| slot.service.load_full()).filter(|service| !service.offered.is_empty())
     }
 
-    /// Where the newest snapshots of the service are put, for as long as instances of it are known: when none is, the last
-    /// one is empty, and later ones are put elsewhere.
+    /// Where the newest snapshots of the service are put, for as long as instances of it are known: when none is, the
+    /// last one is empty, and later ones are put elsewhere.
     pub(crate) fn slot(&self, name: &str) -> Option<Arc<Slot>> {
         self.directory(name).load().get(name).map(Arc::clone)
     }

@@ -44,18 +44,21 @@ impl Place {
 }
 
 /// An instance that may get a call.
+// What a choice looks at stands first, beside the count of references: among thousands of instances, each further line
+// of the cache costs more than the choice itself.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Candidate {
-    offered: Offered,
+    pub(super) vitals: Arc<Vitals>,
+    /// The mean weight of the candidates by its own: how much one pending call of it counts.
+    pub(super) share: f64,
+    pub(super) ejector: Arc<Ejector>,
     token: u64,
     hash: u64,
     is_stale: bool,
     /// Of the port that the selector names.
     port: Option<u16>,
-    pub(super) vitals: Arc<Vitals>,
-    /// The mean weight of the candidates by its own: how much one pending call of it counts.
-    pub(super) share: f64,
-    pub(super) ejector: Arc<Ejector>,
+    offered: Offered,
 }
 
 impl Candidate {

@@ -1,7 +1,7 @@
 //! Ejection: instances that fail calls from here get none for a while, then a single one that decides.
 //!
-//! After Envoy's outlier detection, with its settings and defaults, and three differences: a refused connection ejects at
-//! once; an instance that comes back gets a single call first; and gossip can end an ejection early. What is found
+//! After Envoy's outlier detection, with its settings and defaults, and three differences: a refused connection ejects
+//! at once; an instance that comes back gets a single call first; and gossip can end an ejection early. What is found
 //! here stays here: nothing in this module can reach the node, so a local finding never becomes an accusation.
 
 use std::fmt;
@@ -117,13 +117,12 @@ impl Ejection {
             ("refused_percent_max", self.refused_percent_max),
             ("panic_percent", self.panic_percent),
         ];
-        for (what, percent) in shares.into_iter().filter(|(_, percent)| *percent > 100) {
+        if let Some((what, percent)) = shares.into_iter().find(|(_, percent)| *percent > 100) {
             return Err(EjectionError::Percent { what, percent });
         }
-        for (what, time) in [("interval", self.interval), ("base", self.base)] {
-            if time.is_zero() {
-                return Err(EjectionError::Zero { what });
-            }
+        let times = [("interval", self.interval), ("base", self.base)];
+        if let Some((what, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
+            return Err(EjectionError::Zero { what });
         }
         match &self.success_rate {
             Some(rate) if !(rate.deviations.is_finite() && rate.deviations >= 0.0) => Err(EjectionError::Deviations),
@@ -190,14 +189,16 @@ pub(super) enum Admission {
 }
 
 /// Ejects the candidates of one picker.
+// What every call looks at stands first, in one line of the cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Ejector {
-    pub(super) settings: Ejection,
-    /// Held while somebody is ejected or comes back, which is rare; the path of a call takes it only then.
-    changes: Mutex<()>,
     ejected: AtomicU32,
     candidates: AtomicU32,
     next_sweep: AtomicU64,
+    settings: Ejection,
+    /// Held while somebody is ejected or comes back, which is rare; the path of a call takes it only then.
+    changes: Mutex<()>,
     counters: Counters,
 }
 

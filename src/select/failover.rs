@@ -1,8 +1,8 @@
 //! Failover: when a call that failed is tried at another instance, as plain values that are told the time.
 //!
-//! A call is tried again only if that does no harm: it may be made twice, or the instance did certainly nothing. Never at
-//! the same instance, never past the deadline, and only while the budget lasts: when a service as a whole fails, trying
-//! everything three times is what keeps it down.
+//! A call is tried again only if that does no harm: it may be made twice, or the instance did certainly nothing. Never
+//! at the same instance, never past the deadline, and only while the budget lasts: when a service as a whole fails,
+//! trying everything three times is what keeps it down.
 //!
 //! With feature `net`, [`run`](super::run) makes the calls.
 
@@ -45,7 +45,8 @@ pub struct Failover {
 /// together do not come back together).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backoff {
-    /// The most before the second try. A refusal is not waited for: that instance did nothing, and another gets the call.
+    /// The most before the second try. A refusal is not waited for: that instance did nothing, and another gets the
+    /// call.
     pub first: Duration,
     /// The most before any try.
     pub max: Duration,
@@ -212,8 +213,8 @@ impl Tries {
     }
 }
 
-/// How many calls may be tried again, shared by all calls to a service: a part of the calls made, and a few a second that
-/// are always free, so that a caller with little to do is not left without. After Finagle's retry budget.
+/// How many calls may be tried again, shared by all calls to a service: a part of the calls made, and a few a second
+/// that are always free, so that a caller with little to do is not left without. After Finagle's retry budget.
 ///
 /// Unused tries are kept for ten seconds' worth, no longer.
 #[derive(Debug)]

@@ -12,9 +12,7 @@ use super::candidate::{Candidate, Place, Vitals};
 use super::clock::Clock;
 use super::eject::{Admission, Cause, Ejection, EjectionError, EjectionStats, Ejector, Outcome};
 use super::error::{PickError, nobody};
-#[cfg(feature = "net")]
-use super::hash::scramble;
-use super::hash::{SCRAMBLE_STEP, key_hash};
+use super::hash::{SCRAMBLE_STEP, key_hash, scramble};
 use super::selector::Selector;
 use crate::record::{Endpoint, Instance};
 use crate::time::Time;
@@ -115,18 +113,20 @@ static ANY: Call = Call { key: None, to: None, tried: [0; Call::TRIES_MAX], trie
 /// pick.finish(Outcome::Succeeded);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+// What every call looks at stands first, in one line of the cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Picker {
+    lineup: ArcSwap<Lineup>,
     reader: Reader,
+    ejector: Arc<Ejector>,
+    clock: Clock,
+    random: AtomicU64,
+    seed: u64,
+    slow_start: Option<SlowStart>,
     name: Arc<str>,
     selector: Selector,
     subset: Option<Subset>,
-    slow_start: Option<SlowStart>,
-    clock: Clock,
-    seed: u64,
-    random: AtomicU64,
-    ejector: Arc<Ejector>,
-    lineup: ArcSwap<Lineup>,
     known: Mutex<Known>,
 }
 
@@ -280,7 +280,7 @@ impl Picker {
             return Err(self.nobody(&lineup));
         }
         self.ejector.sweep_if_due(candidates, now);
-        let random = self.random.fetch_add(SCRAMBLE_STEP << 8 | 1, Relaxed);
+        let random = self.draw();
         let heeded = self.ejector.is_heeded().then_some(&*self.ejector);
         let slow_start = self.slow_start.filter(|_| now < lineup.warm_at);
         let ask = Ask::new(call, now, (self.seed, random), heeded, slow_start);
@@ -328,10 +328,12 @@ impl Picker {
         if lineup.candidates.is_empty() { Err(self.nobody(&lineup)) } else { Ok(lineup.candidates.clone()) }
     }
 
-    /// 64 random bits.
-    #[cfg(feature = "net")]
+    /// 64 random bits. Two threads at the same moment may get the same ones, which is cheaper than to prevent it and
+    /// does no harm: what they choose may be equal by chance anyway.
     pub(super) fn draw(&self) -> u64 {
-        scramble(self.random.fetch_add(SCRAMBLE_STEP, Relaxed))
+        let random = self.random.load(Relaxed).wrapping_add(SCRAMBLE_STEP);
+        self.random.store(random, Relaxed);
+        scramble(random)
     }
 
     /// What ejection did so far.

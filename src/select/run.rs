@@ -135,8 +135,8 @@ impl Caller {
     }
 
     /// Makes a call with `attempt`, at one instance after another until one answers. Whether it may be made twice says
-    /// `may_repeat`: then a try that failed, or took too long, is repeated elsewhere, though the first instance may have
-    /// done the work. Otherwise only what certainly did nothing is.
+    /// `may_repeat`: then a try that failed, or took too long, is repeated elsewhere, though the first instance may
+    /// have done the work. Otherwise only what certainly did nothing is.
     ///
     /// A try that is given up, because it takes too long, another one answered first, or this future is dropped, is
     /// dropped where it waits.
@@ -255,6 +255,11 @@ mod tests {
         Caller::new(picker, failover, Budget::default()).expect("it makes sense")
     }
 
+    /// Lets simulated time go by.
+    async fn pass(time: Duration) {
+        let _ = timeout(time, pending::<()>()).await;
+    }
+
     fn five() -> Fleet {
         Fleet::of_weights(&[1; 5])
     }
@@ -337,7 +342,7 @@ mod tests {
         let attempt = async |instance: Arc<Candidate>| {
             tried.lock().unwrap().push(id(&instance));
             let is_first = tried.lock().unwrap().len() == 1;
-            sleep(if is_first { ms(1_000) } else { ms(10) }).await;
+            pass(if is_first { ms(1_000) } else { ms(10) }).await;
             Ok::<_, Failure<()>>(id(&instance))
         };
         let answer = caller.call(Call::new(), true, attempt).await.unwrap();
@@ -357,7 +362,7 @@ mod tests {
         let attempt = async |_| {
             *count.lock().unwrap() += 1;
             let is_first = *count.lock().unwrap() == 1;
-            sleep(if is_first { ms(100) } else { ms(1) }).await;
+            pass(if is_first { ms(100) } else { ms(1) }).await;
             if is_first { Ok("slow but sound") } else { Err(Failure::Failed(())) }
         };
         assert_eq!(caller.call(Call::new(), true, attempt).await, Ok("slow but sound"));

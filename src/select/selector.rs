@@ -191,9 +191,9 @@ impl Selector {
         self
     }
 
-    /// Only of a version that meets this requirement. An instance's version may leave out minor and patch, and may begin
-    /// with a `v`; one that is not a semantic version meets none. Pre-releases are met only by requirements that name
-    /// one, as Cargo has it.
+    /// Only of a version that meets this requirement. An instance's version may leave out minor and patch, and may
+    /// begin with a `v`; one that is not a semantic version meets none. Pre-releases are met only by requirements that
+    /// name one, as Cargo has it.
     #[must_use]
     pub fn version(mut self, requirement: VersionReq) -> Self {
         self.version = Some(requirement);
@@ -242,8 +242,9 @@ impl Selector {
         self
     }
 
-    /// Prefers these zones, the nearest first, each together with those before it; a zone `eu/1a` lies in `eu`. A zone is
-    /// passed over while less than [`near_ratio_min`](Self::near_ratio_min) of it is healthy; at last comes anywhere.
+    /// Prefers these zones, the nearest first, each together with those before it; a zone `eu/1a` lies in `eu`. A zone
+    /// is passed over while less than [`near_ratio_min`](Self::near_ratio_min) of it is healthy; at last comes
+    /// anywhere.
     ///
     /// An instance that names no zone stands in its member's.
     #[must_use]

@@ -3,10 +3,11 @@
 //! Every member computes the same owner of a key from the same set of instances, by weighted rendezvous hashing: no
 //! message, no lock, no leader, and an instance that goes moves only its own keys.
 //!
-//! **At most once is not promised.** Views are equal soon, not always: while news travels, or for as long as the cluster
-//! is split, two instances can hold the same key, or none. Where that does harm, whoever does the work must refuse one
-//! of them, and [`Shards::fence`] is made for it: store the fence with what is written, and refuse a writer with another
-//! one until both agree. It says whether two saw the same set; it does not say which of them saw the later one.
+//! **At most once is not promised.** Views are equal soon, not always: while news travels, or for as long as the
+//! cluster is split, two instances can hold the same key, or none. Where that does harm, whoever does the work must
+//! refuse one of them, and [`Shards::fence`] is made for it: store the fence with what is written, and refuse a writer
+//! with another one until both agree. It says whether two saw the same set; it does not say which of them saw the later
+//! one.
 //!
 //! ```
 //! # use std::{net::SocketAddr, sync::Arc};

@@ -211,7 +211,7 @@ fn when_too_many_are_out_ejections_are_ignored_until_enough_are_back() {
     let called: std::collections::BTreeSet<_> = picks.iter().map(id).collect();
     assert_eq!(called.len(), 4, "all get calls: {called:?}");
     picks.into_iter().for_each(|pick| {
-        let outcome = if id(&pick) < "0002".to_owned() { Outcome::Refused } else { Outcome::Succeeded };
+        let outcome = if id(&pick).as_str() < "0002" { Outcome::Refused } else { Outcome::Succeeded };
         pick.finish_at(outcome, at(10));
     });
     assert_eq!(picker.stats().ejected_now, 2, "one that answers comes back");
@@ -348,7 +348,7 @@ fn threads_that_pick_while_the_view_changes_never_get_an_instance_that_is_gone_f
                         while !is_over.load(Ordering::Relaxed) || picks < 100 {
                             let call = Call::by_key(&picks.to_le_bytes());
                             let pick = picker.pick_for(&call).expect("instance 0 is always there");
-                            let fails = (picks + thread) % 7 == 0;
+                            let fails = (picks + thread).is_multiple_of(7);
                             pick.finish(if fails { Outcome::Refused } else { Outcome::Succeeded });
                             picks += 1;
                         }

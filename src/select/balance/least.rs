@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Ask, Balancer};
 use crate::select::candidate::Candidate;
 
-/// The candidate with the fewest pending calls for its weight; of several, one by weight. It counts the calls of its own
-/// picker only, and looks at every candidate.
+/// The candidate with the fewest pending calls for its weight; of several, one by weight. It counts the calls of its
+/// own picker only, and looks at every candidate.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct LeastPending;
 

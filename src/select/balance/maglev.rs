@@ -1,4 +1,5 @@
-//! By key, through a table: Maglev hashing (Eisenbud and others, NSDI 2016, section 3.4), with weights as Envoy has them.
+//! By key, through a table: Maglev hashing (Eisenbud and others, NSDI 2016, section 3.4), with weights as Envoy has
+//! them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use super::{Ask, Balancer, Bound};
 use crate::select::candidate::Candidate;
 use crate::select::hash::{SCRAMBLE_STEP, key_hash, pair_hash, scramble};
 
-/// The candidate that the call's key falls to in a table that all callers build alike. One look for a call, whatever the
-/// number of candidates; building the table takes milliseconds, and only happens when candidates or weights change.
+/// The candidate that the call's key falls to in a table that all callers build alike. One look for a call, whatever
+/// the number of candidates; building the table takes milliseconds, and only happens when candidates or weights change.
 /// When a candidate goes, its own keys move and few others, unlike [`Rendezvous`](super::Rendezvous), where none do.
 ///
 /// A call without a key gets any candidate, by weight.

@@ -16,8 +16,8 @@ pub struct Rendezvous {
 }
 
 impl Rendezvous {
-    /// No candidate gets more than `times` its fair share of the calls pending from here; at least 1, usually 1.25. A key
-    /// whose candidate is full goes to the next one, and comes back.
+    /// No candidate gets more than `times` its fair share of the calls pending from here; at least 1, usually 1.25. A
+    /// key whose candidate is full goes to the next one, and comes back.
     pub const fn bounded(times: f64) -> Self {
         Self { bound: Some(times) }
     }

@@ -7,7 +7,8 @@ use super::{Ask, Balancer};
 use crate::select::candidate::Candidate;
 
 /// Each in turn as often as its weight says, and evenly spread: weights 5, 1, 1 give `a a b a c a a`, never five `a` in
-/// a row (nginx, `ngx_http_upstream_round_robin.c`). Whoever stays when others come and go keeps its place in the rhythm.
+/// a row (nginx, `ngx_http_upstream_round_robin.c`). Whoever stays when others come and go keeps its place in the
+/// rhythm.
 ///
 /// A choice looks at every candidate under a lock: 10 cost tens of nanoseconds, 1,000 some microseconds.
 #[derive(Clone, Default, Debug)]

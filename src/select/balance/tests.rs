@@ -198,8 +198,8 @@ fn a_restart_and_a_change_of_the_record_move_no_key() {
 
 #[test]
 fn keys_fall_where_they_fell_when_this_was_written() {
-    // Callers of other versions must agree: these never change. Computed apart from this code, with Python's xxhash, its
-    // logarithm, and the tables filled as the papers say.
+    // Callers of other versions must agree: these never change. Computed apart from this code, with Python's xxhash,
+    // its logarithm, and the tables filled as the papers say.
     let fleet = Fleet::of_weights(&[1, 2, 3, 4]);
     let first = |name| owners(&fleet, name)[..24].to_vec();
     assert_eq!(place_hash("member-0", "0000"), 0x0966_e0cf_0075_0122);

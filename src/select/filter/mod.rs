@@ -1,5 +1,5 @@
-//! Filters: which instances, as an expression. One language for programs, the command line and HTTP, read as Consul reads
-//! the part of it that both have.
+//! Filters: which instances, as an expression. One language for programs, the command line and HTTP, read as Consul
+//! reads the part of it that both have.
 //!
 //! ```text
 //! filter   = and { "or" and }
@@ -13,14 +13,15 @@
 //! ```
 //!
 //! `in` and `contains` look for an element of a list, a key of a map, or a part of a text. `matches` takes a regular
-//! expression, which may match anywhere, in time linear in the text. A part that an instance does not have (another key of
-//! its metadata) equals, contains and matches nothing, and is empty. A field that no instance can have is an error.
+//! expression, which may match anywhere, in time linear in the text. A part that an instance does not have (another key
+//! of its metadata) equals, contains and matches nothing, and is empty. A field that no instance can have is an error.
 //!
 //! Filters on instances know these fields, in upper or lower case:
 //!
 //! | field | kind |
 //! |---|---|
-//! | `service`, `id`, `address` (`host:port`), `host`, `version`, `group`, `namespace`, `zone`, `protocol`, `status` | text |
+//! | `service`, `id`, `address` (`host:port`), `host`, `version`, `status` | text |
+//! | `group`, `namespace`, `zone`, `protocol` | text |
 //! | `member`, `member_id`, `member_state` | text |
 //! | `port`, `weight` | number |
 //! | `tags` | list |
