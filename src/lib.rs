@@ -19,8 +19,6 @@
 //! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
-//! floor 5 program  registry (the handle)                                                         feature "net"
-//!                  select (which instance gets a call)                                           feature "select"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!

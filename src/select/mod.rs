@@ -5,12 +5,14 @@
 //! - The pick takes the call's [`Outcome`]. Those that fail are [ejected](Ejection) for a while, here and nowhere else.
 //! - [`failover`] says when another instance is tried; with feature `net`, [`run::Caller`] makes the calls.
 //! - [`shard`] gives each key one instance, without a leader.
+//! - A [`discovery::Discovery`] is where the instances come from: gossip, or a list that a test or a file gives.
 //!
 //! Nothing here can tell the cluster anything: what is found about an instance stays in this process.
 
 pub mod balance;
 mod candidate;
 mod clock;
+pub mod discovery;
 mod eject;
 mod error;
 pub mod failover;

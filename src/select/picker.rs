@@ -85,8 +85,9 @@ static ANY: Call = Call { key: None, to: None, tried: [0; Call::TRIES_MAX], trie
 /// Gives an instance of one service for each call. Shared by all threads that make calls; clones would not share what
 /// was learned, so there are none: put it into an [`Arc`].
 ///
-/// A pick takes no lock and allocates nothing. It follows the view: the first pick after a change takes the change in,
-/// while the others go on.
+/// A pick takes no lock and allocates nothing, but for [`SmoothWeighted`](super::balance::SmoothWeighted), which takes
+/// turns, and two rare picks: the first after a change of the service takes the change in, while the others go on, and
+/// one in each [`Ejection::interval`] compares success rates.
 ///
 /// ```
 /// # use std::{net::SocketAddr, sync::Arc};
