@@ -17,7 +17,8 @@
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
 //!                  recording (what happened to a node, to be told again)
 //! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"
-//! floor 5 program  registry (the handle)
+//! floor 5 program  registry (the handle)                                                         feature "net"
+//!                  select (which instance gets a call)                                           feature "select"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!
@@ -46,6 +47,8 @@ pub mod recording;
 pub mod registry;
 pub mod roster;
 pub mod rumors;
+#[cfg(feature = "select")]
+pub mod select;
 pub mod story;
 mod swim;
 mod sync;
@@ -53,7 +56,7 @@ pub mod table;
 pub mod time;
 mod timers;
 pub mod verdict;
-#[cfg(feature = "net")]
+#[cfg(feature = "select")]
 pub mod view;
 pub mod wire;
 

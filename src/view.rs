@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::effect::{Event, Fatal, GoneReason};
@@ -200,6 +200,9 @@ pub enum LookupError {
     /// The member has not joined yet, and knows no healthy instance so far.
     #[error("the view is not ready: the member has not joined yet")]
     NotReady,
+    /// The member reaches nobody, and the last that it knew is no healthy instance: it is the one that is cut off.
+    #[error("the member is isolated: it reaches no other member")]
+    Isolated,
     /// The member stopped.
     #[error(transparent)]
     Stopped(StopReason),
@@ -255,11 +258,40 @@ impl Hasher for NameHasher {
 }
 
 #[expect(clippy::disallowed_types, reason = "a lookup is one hash, and listing sorts: nothing depends on its order")]
-type Directory = std::collections::HashMap<Arc<str>, Arc<ArcSwap<Service>>, NameHash>;
+type Directory = std::collections::HashMap<Arc<str>, Arc<Slot>, NameHash>;
+
+/// Where the newest snapshot of a service is put.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    service: ArcSwap<Service>,
+    /// Grows after each snapshot, so that who derived something from one can tell cheaply that it is the newest.
+    version: AtomicU64,
+}
+
+impl Slot {
+    fn new(service: &Arc<Service>) -> Self {
+        Self { service: ArcSwap::new(Arc::clone(service)), version: AtomicU64::new(0) }
+    }
+
+    fn store(&self, service: Arc<Service>) {
+        self.service.store(service);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn load(&self) -> Guard<Arc<Service>> {
+        self.service.load()
+    }
+
+    /// Read before the snapshot: then that is at least as new.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
     state: AtomicU8,
+    is_isolated: AtomicBool,
     stopped: ArcSwapOption<StopReason>,
     hash: NameHash,
     shards: [ArcSwap<Directory>; SHARDS],
@@ -323,7 +355,18 @@ impl Reader {
 
     #[cold]
     fn without(&self, state: u8, ready: impl FnOnce() -> LookupError) -> LookupError {
-        if state == JOINING { LookupError::NotReady } else { ready() }
+        if state == JOINING {
+            LookupError::NotReady
+        } else if self.is_isolated() {
+            LookupError::Isolated
+        } else {
+            ready()
+        }
+    }
+
+    /// Whether the member reaches nobody although others should be there: its view is the last it knew.
+    pub fn is_isolated(&self) -> bool {
+        self.shared.is_isolated.load(Ordering::Acquire)
     }
 
     fn directory(&self, name: &str) -> &ArcSwap<Directory> {
@@ -333,14 +376,25 @@ impl Reader {
     /// The service, healthy or not, also after the member stopped; `None` if no instance of it is known.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
         let directory = self.directory(name).load();
-        directory.get(name).map(|slot| slot.load_full()).filter(|service| !service.offered.is_empty())
+        directory.get(name).map(|slot| slot.service.load_full()).filter(|service| !service.offered.is_empty())
+    }
+
+    /// Where the newest snapshots of the service are put, for as long as instances of it are known: when none is, the
+    /// last one is empty, and later ones are put elsewhere.
+    pub(crate) fn slot(&self, name: &str) -> Option<Arc<Slot>> {
+        self.directory(name).load().get(name).map(Arc::clone)
+    }
+
+    /// Whether the member stopped, and lookups fail.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == STOPPED
     }
 
     /// Every service of which an instance is known, sorted by name. Each is a moment of its own.
     pub fn services(&self) -> Vec<Arc<Service>> {
         let mut all = Vec::new();
         for shard in &self.shared.shards {
-            all.extend(shard.load().values().map(|slot| slot.load_full()));
+            all.extend(shard.load().values().map(|slot| slot.service.load_full()));
         }
         all.retain(|service| !service.offered.is_empty());
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -377,7 +431,7 @@ struct Offer {
 #[derive(Default, Debug)]
 struct Offers {
     by_place: BTreeMap<(Key, NodeId), Offer>,
-    slot: Option<Arc<ArcSwap<Service>>>,
+    slot: Option<Arc<Slot>>,
 }
 
 /// Writes a view: events in order with [`apply`](Self::apply), then [`publish`](Self::publish).
@@ -407,6 +461,7 @@ impl View {
         let hash = NameHash::of_this_process();
         let shared = Shared {
             state: AtomicU8::new(JOINING),
+            is_isolated: AtomicBool::new(false),
             stopped: ArcSwapOption::empty(),
             hash,
             shards: std::array::from_fn(|_| ArcSwap::from_pointee(Directory::with_hasher(hash))),
@@ -491,7 +546,7 @@ impl View {
         match &offers.slot {
             Some(slot) => slot.store(Arc::clone(&now)),
             None => {
-                let slot = Arc::new(ArcSwap::new(Arc::clone(&now)));
+                let slot = Arc::new(Slot::new(&now));
                 offers.slot = Some(Arc::clone(&slot));
                 shared.edited(shards, &name.clone()).insert(name, slot);
             }
@@ -504,6 +559,12 @@ impl View {
         let state = &self.reader.shared.state;
         // A member that stopped stays so; an exchange that fails means just that.
         let _ = state.compare_exchange(JOINING, READY, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Tells readers whether the member is cut off from everybody: lookups go on, and those that find no healthy
+    /// instance say so.
+    pub fn isolated(&mut self, is_isolated: bool) {
+        self.reader.shared.is_isolated.store(is_isolated, Ordering::Release);
     }
 
     /// Tells readers that the member stopped. Only the first reason counts.
