@@ -508,7 +508,8 @@ impl View {
                 self.put(*owner, instance, false);
             }
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
-            Event::PartitionSuspected { .. } | Event::PartitionOver | Event::CutOff(_) => {}
+            Event::CutOff(is_cut_off) => self.isolated(*is_cut_off),
+            Event::PartitionSuspected { .. } | Event::PartitionOver => {}
             Event::Ready | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }

@@ -37,6 +37,7 @@ pub mod fuzz;
 pub mod hosts;
 pub mod library;
 pub mod link;
+pub mod marks;
 pub mod oracle;
 pub mod page;
 pub mod process;

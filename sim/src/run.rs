@@ -735,10 +735,30 @@ impl<'a> Runner<'a> {
         let renewals: u64 =
             self.world.running().filter_map(|(_, node)| node.as_tidings()).map(|node| node.counters().renewals).sum();
         named.push(("renewals".to_owned(), renewals as f64));
+        self.measure_marks(&mut named);
         if self.lookups > 0 {
             named.push(("lookups_wrong_share".to_owned(), self.lookups_wrong as f64 / self.lookups as f64));
         }
         self.figures.extend(named);
+    }
+
+    /// What the healthy members' minds did about the others.
+    fn measure_marks(&self, named: &mut Vec<(String, f64)>) {
+        let (watch, end) = (self.world.watch(), self.world.now());
+        let marks = watch.marks();
+        let healthy: BTreeSet<HostIndex> =
+            self.world.running().map(|(host, _)| host).filter(|host| !self.world.is_anomalous(*host)).collect();
+        named.push(("state_changes_per_min_max".to_owned(), marks.changes_per_minute_max() as f64));
+        named.push(("two_minds_max_ms".to_owned(), ms(marks.two_minds_max(&healthy, end))));
+        let share = |(host, since)| Some(marks.share_out(watch.start_on(host)?, &healthy, since, self.end));
+        let shares: Vec<f64> = self.world.anomalous().filter_map(share).collect();
+        if let Some(least) = shares.iter().copied().min_by(f64::total_cmp) {
+            named.push(("faulty_marked_share_min".to_owned(), least));
+        }
+        let told: Vec<f64> = marks.told_in().into_iter().map(|count| count as f64).collect();
+        if !told.is_empty() {
+            named.push(("told_in_moments_p95".to_owned(), quantile(&told, 0.95)));
+        }
     }
 
     fn judge_figures(&mut self) {

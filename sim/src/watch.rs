@@ -8,6 +8,7 @@ use tidings::peer::{Epoch, NodeId};
 use tidings::record::{Instance, Key};
 use tidings::time::Time;
 
+use crate::marks::Marks;
 use crate::world::HostIndex;
 
 /// The first letter of a tag that is followed; the rest is a number that grows with each change of an instance.
@@ -93,6 +94,7 @@ pub struct Watch {
     downs: Downs,
     /// Who counts whom out: a member that is unreachable and then down is counted out once.
     out: BTreeSet<(HostIndex, Start)>,
+    marks: Marks,
     changes: BTreeMap<(NodeId, Key), Vec<Change>>,
     arrivals: Vec<Duration>,
     followed: u64,
@@ -103,6 +105,16 @@ impl Watch {
     /// Nothing noticed yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Who counted whom out, and back in.
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// The start of a member that runs on a host.
+    pub fn start_on(&self, host: HostIndex) -> Option<Start> {
+        self.running.get(&host).copied()
     }
 
     /// Every process that ended without a word so far.
@@ -181,6 +193,7 @@ impl Watch {
         if !self.out.insert((observer, about)) {
             return;
         }
+        self.marks.note(now, observer, about, true);
         let verdict = if self.running.get(&subject) != Some(&about) {
             Verdict::True
         } else if !is_open {
@@ -218,8 +231,10 @@ impl Watch {
     }
 
     /// A node told its program that `about` can be reached again.
-    pub(crate) fn called_back(&mut self, _now: Time, observer: HostIndex, about: Start) {
-        self.out.remove(&(observer, about));
+    pub(crate) fn called_back(&mut self, now: Time, observer: HostIndex, about: Start) {
+        if self.out.remove(&(observer, about)) {
+            self.marks.note(now, observer, about, false);
+        }
     }
 
     /// A node lists an instance, as new or changed.

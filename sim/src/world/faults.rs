@@ -107,7 +107,12 @@ impl World {
         self.trace.fault(self.now, &format!("freeze {host}"));
         self.must_be_free(host);
         self.hosts[host].hold = Hold::Frozen(Vec::new());
-        self.hosts[host].is_anomalous = true;
+        self.befall(host);
+    }
+
+    /// A fault befalls a host by itself.
+    fn befall(&mut self, host: HostIndex) {
+        self.hosts[host].anomalous_since.get_or_insert(self.now);
     }
 
     /// The process's timers run, but whatever it receives or sends waits until it is released: Lifeguard's block right
@@ -119,7 +124,7 @@ impl World {
         self.trace.fault(self.now, &format!("block {host}"));
         self.must_be_free(host);
         self.hosts[host].hold = Hold::Blocked { received: Vec::new(), sent: Vec::new() };
-        self.hosts[host].is_anomalous = true;
+        self.befall(host);
     }
 
     /// Ends a freeze or a block: what waited happens now, in its order, and then what became due.
@@ -144,14 +149,14 @@ impl World {
     pub fn set_isolated(&mut self, host: HostIndex, is_isolated: bool) {
         self.trace.fault(self.now, &format!("isolate {host} {is_isolated}"));
         self.link.set_isolated(host, is_isolated);
-        self.hosts[host].is_anomalous = true;
+        self.befall(host);
     }
 
     /// From now on every datagram waits this long before it leaves `host` and after it arrived there.
     pub fn set_slowness(&mut self, host: HostIndex, slowness: Duration) {
         self.trace.fault(self.now, &format!("slow {host} {slowness:?}"));
         self.hosts[host].slowness = slowness;
-        self.hosts[host].is_anomalous = true;
+        self.befall(host);
     }
 
     /// From now on whatever `host` sends or receives is lost with this probability.
@@ -161,7 +166,7 @@ impl World {
     pub fn set_loss_at(&mut self, host: HostIndex, loss: f64) {
         self.trace.fault(self.now, &format!("loss at {host} {loss}"));
         self.link.set_loss_at(host, loss);
-        self.hosts[host].is_anomalous = true;
+        self.befall(host);
     }
 
     /// From now on the monotonic clock of `host` runs at this rate: 1.1 gains six seconds a minute.

@@ -48,8 +48,8 @@ pub(super) struct Host {
     pub(super) hold: Hold,
     /// What every datagram waits before it leaves and after it arrived.
     pub(super) slowness: Duration,
-    /// Whether a fault ever befell this host by itself.
-    pub(super) is_anomalous: bool,
+    /// Since when, if ever, a fault befell this host by itself.
+    pub(super) anomalous_since: Option<Time>,
     /// When the first datagram came in vain after the last process ended.
     pub(super) unheard_at: Option<Time>,
     /// Counts the processes that ran here, so that what was meant for one never reaches the next.
@@ -92,7 +92,7 @@ impl Host {
             wall_offset_secs: 0,
             hold: Hold::Free,
             slowness: Duration::ZERO,
-            is_anomalous: false,
+            anomalous_since: None,
             unheard_at: None,
             start: 0,
             is_leaving: false,

@@ -200,7 +200,7 @@ impl World {
 
     /// Whether a fault ever befell this host by itself: it was frozen, isolated, slow, or lost packets.
     pub fn is_anomalous(&self, host: HostIndex) -> bool {
-        self.hosts[host].is_anomalous
+        self.hosts[host].anomalous_since.is_some()
     }
 
     /// When the first datagram came in vain after the last process on `host` ended.
@@ -322,6 +322,12 @@ impl World {
     /// What was noticed of members and changes so far.
     pub const fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// The hosts that a fault befell by itself and whose process runs, and since when.
+    pub fn anomalous(&self) -> impl Iterator<Item = (HostIndex, Time)> {
+        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.node.is_some());
+        hosts.filter_map(|(index, host)| Some((index, host.anomalous_since?)))
     }
 
     /// See [`Self::watch`]; for those who say what is to be followed.
@@ -572,8 +578,8 @@ impl World {
                 let about = (member.peer.id, member.peer.epoch());
                 let Some(subject) = self.watch.host_of(about) else { return };
                 let is_open = is_open_both_ways(&self.link, index, subject) && !self.is_lost_to_most(subject);
-                let is_healthy = !self.hosts[index].is_anomalous;
-                let subject_is_healthy = !self.hosts[subject].is_anomalous;
+                let is_healthy = !self.is_anomalous(index);
+                let subject_is_healthy = !self.is_anomalous(subject);
                 self.watch.called_down(now, index, about, is_open, is_healthy, subject_is_healthy);
             }
             Event::MemberLeft(member) | Event::MemberForgotten(member) => {
