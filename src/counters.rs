@@ -156,6 +156,8 @@ counters! {
     accusations_cleared,
     /// Of these, those on whom too few others answered us.
     accusations_undecided,
+    /// Accusations not begun, because the one before came to nothing and we doubt ourselves.
+    accusations_withheld,
     /// Accusations not begun, because too many were under way.
     accusations_limited,
     /// Questions about a member that others asked us.

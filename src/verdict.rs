@@ -92,14 +92,24 @@ pub struct Standing {
     pub witnesses: u8,
     /// Since when it stands here.
     pub since: Time,
-    /// When it changed before, the latest first.
+    /// Whether it is shown as accused: as long as it is, and as long as it changed too often of late.
+    pub is_out: bool,
+    /// When that changed before, the latest first.
     changes: [Option<Time>; FLAPS_MAX],
 }
 
 impl Standing {
     /// Nobody ever had anything against the member `id`.
     pub const fn spotless(id: NodeId, now: Time) -> Self {
-        Self { turn: 0, finding: Finding::Clear, by: id, witnesses: 0, since: now, changes: [None; FLAPS_MAX] }
+        Self {
+            turn: 0,
+            finding: Finding::Clear,
+            by: id,
+            witnesses: 0,
+            since: now,
+            is_out: false,
+            changes: [None; FLAPS_MAX],
+        }
     }
 
     /// The turn if it accuses, else zero: what members must agree on.
@@ -124,12 +134,23 @@ impl Standing {
             return false;
         }
         if verdict.finding.accuses() != self.finding.accuses() {
-            self.changes.rotate_right(1);
-            self.changes[0] = Some(now);
             self.since = now;
         }
         (self.turn, self.finding) = (verdict.turn, verdict.finding);
         (self.by, self.witnesses) = (verdict.by, verdict.witnesses);
+        self.show(now);
+        true
+    }
+
+    /// Fits what is shown to what was found, unless it changed too often of late; whether it changed.
+    pub fn show(&mut self, now: Time) -> bool {
+        let is_out = self.finding.accuses();
+        if is_out == self.is_out || (!is_out && self.is_damped(now)) {
+            return false;
+        }
+        self.is_out = is_out;
+        self.changes.rotate_right(1);
+        self.changes[0] = Some(now);
         true
     }
 
@@ -179,14 +200,17 @@ mod tests {
     }
 
     #[test]
-    fn the_fourth_change_within_a_minute_is_damped() {
+    fn the_fourth_change_within_a_minute_is_not_shown_until_the_first_is_old() {
         let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
         for (turn, finding) in [(1, Finding::Silent), (2, Finding::Clear), (3, Finding::Silent)] {
             assert!(!standing.is_damped(at(u64::from(turn))));
             standing.take(&verdict(turn, finding), at(u64::from(turn)));
         }
         assert!(standing.is_damped(at(4)));
-        assert!(!standing.is_damped(at(61)), "the first change is old");
+        assert!(standing.take(&verdict(4, Finding::Clear), at(4)));
+        assert!(standing.is_out && !standing.finding.accuses());
+        assert!(!standing.show(at(60)));
+        assert!(standing.show(at(61)) && !standing.is_out, "the first change is old");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub const CASES_MAX: usize = 64;
 pub const HELPS_MAX: usize = 256;
 
 /// How many members are asked in one case, at most.
-const WITNESSES_MAX: usize = 24;
+const WITNESSES_MAX: usize = 12;
 
 /// How long a probe's answer is still recognised.
 const AWAITED_FOR: Duration = Duration::from_secs(5);
@@ -62,6 +62,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(150);
 
 /// How often a member that does not report is asked before another is asked in its place.
 const ASKS_MAX: u8 = 2;
+
+/// How much longer, for each point of our health score, no accusation begins after one that came to nothing.
+const HOLD_BACK: Duration = Duration::from_millis(500);
 
 /// How long a case is open.
 const CASE_OPEN: Duration = Duration::from_millis(1_500);
@@ -241,6 +244,8 @@ pub(crate) struct Detector {
     health: Health,
     /// Where in the run of absent members the next round goes on.
     absent_from: usize,
+    /// After an accusation that came to nothing, when the next may begin: later, the more we doubt ourselves.
+    accuse_from: Time,
     acts: Vec<Act>,
     /// What was counted.
     pub(crate) counts: Counters,
@@ -267,6 +272,7 @@ impl Detector {
             answers: Answers::new(),
             health: Health::default(),
             absent_from: 0,
+            accuse_from: now,
             acts: Vec::new(),
             counts: Counters::default(),
         }
@@ -513,6 +519,10 @@ impl Detector {
     }
 
     fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
+        if !is_final && now < self.accuse_from {
+            self.counts.accusations_withheld += 1;
+            return;
+        }
         if self.cases.len() >= CASES_MAX {
             self.counts.accusations_limited += 1;
             return;
@@ -626,7 +636,7 @@ impl Detector {
         let timeout = self.timeout(id);
         let Some(case) = self.cases.get(&id) else { return };
         let ruling = Self::ruling(case, now, timeout, self.answers, quorum);
-        self.follow(id, ruling);
+        self.follow(now, id, ruling);
     }
 
     fn ruling(case: &Case, now: Time, timeout: Duration, answers: Answers, quorum: usize) -> Ruling {
@@ -638,12 +648,13 @@ impl Detector {
         case::rule(case.salvo.tally(now, timeout), answers.ratio(), &testimonies, quorum)
     }
 
-    fn follow(&mut self, id: NodeId, ruling: Ruling) {
+    fn follow(&mut self, now: Time, id: NodeId, ruling: Ruling) {
         match ruling {
             Ruling::Open => {}
             Ruling::Cleared { by } => {
                 let Some(case) = self.cases.remove(&id) else { return };
                 self.counts.accusations_cleared += 1;
+                self.hold_back(now);
                 if !case.salvo.pings.iter().any(|ping| ping.was_answered) {
                     // Others reach it and we do not: it may be we.
                     self.health.worse(1);
@@ -666,6 +677,11 @@ impl Detector {
         }
     }
 
+    /// An accusation of ours came to nothing: who is unwell itself accuses less often.
+    fn hold_back(&mut self, now: Time) {
+        self.accuse_from = now + HOLD_BACK * u32::from(self.health.score());
+    }
+
     /// The time is over: what can be said with the witnesses that there are?
     fn close_undecided(&mut self, now: Time, id: NodeId, roster: &Roster) {
         let timeout = self.timeout(id);
@@ -677,13 +693,14 @@ impl Detector {
         if others == 0 || (heard > 0 && heard < QUORUM && case.witnesses.len() >= others) {
             let ruling = Self::ruling(case, now, timeout, self.answers, heard);
             if matches!(ruling, Ruling::Convicted { .. }) {
-                self.follow(id, ruling);
+                self.follow(now, id, ruling);
                 return;
             }
         }
         self.cases.remove(&id);
         self.counts.accusations_undecided += 1;
         self.health.worse(1);
+        self.hold_back(now);
         self.saw(id, Seen::Undecided { witnesses: heard });
         if heard == 0 && others > 0 && self.heard < opened && !self.is_cut_off {
             self.is_cut_off = true;

@@ -410,7 +410,7 @@ impl Node {
     }
 
     /// A member's state changed: the program hears of it soon, with others' that change in the same moments.
-    fn tell_soon(&mut self, now: Time, id: NodeId) {
+    pub(super) fn tell_soon(&mut self, now: Time, id: NodeId) {
         self.untold.insert(id);
         if self.tell_at.is_none() {
             self.tell_at = Some(now.max(self.told + TELL_EVERY));
