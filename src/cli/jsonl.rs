@@ -126,7 +126,7 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
             Line { lost: Some(*lost), kept: Some(*kept), ..Line::new("partition_suspected") }
         }
         Change::PartitionOver => Line::new("partition_over"),
-        Change::CutOff(true) => Line::new("cut_off"),
+        Change::CutOff(true) => Line::new("isolated"),
         Change::CutOff(false) => Line::new("rejoined"),
         Change::ServiceUp(offer) => Line::offer("service_up", offer),
         Change::ServiceChanged(offer) => Line::offer("service_changed", offer),

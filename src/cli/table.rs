@@ -65,7 +65,7 @@ pub(super) fn line(change: &Change) -> String {
             ("partition_suspected", format!("{lost} members are unreachable, {kept} are not"))
         }
         Change::PartitionOver => ("partition_over", String::new()),
-        Change::CutOff(true) => ("cut_off", "nobody answers this member; it accuses nobody".to_owned()),
+        Change::CutOff(true) => ("isolated", "nobody answers this member; it accuses nobody".to_owned()),
         Change::CutOff(false) => ("rejoined", "members answer again".to_owned()),
         Change::ServiceUp(offer) => ("service_up", offer_text(offer)),
         Change::ServiceChanged(offer) => ("service_changed", offer_text(offer)),
