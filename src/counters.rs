@@ -140,6 +140,8 @@ counters! {
     verdicts_sent,
     /// Verdicts not believed, because they had too few witnesses, and we reached the member.
     verdicts_disputed,
+    /// Verdicts that were left aside, because too many in one datagram or answer were in dispute.
+    disputes_limited,
     /// Times that others accused us.
     accused,
     /// Of these, the times that we refuted it.

@@ -73,7 +73,7 @@ pub const KNOBS: &[Knob] = &[
     span("observe_every", 10, 60_000, |t| Slot::Span(&mut t.watch.observe_every)),
     span("answer_within", 1, 10_000, |t| Slot::Span(&mut t.watch.answer_within)),
     count("tries", 1, 8, |t| Slot::Count(&mut t.watch.tries)),
-    count("witnesses", 1, 24, |t| Slot::Count(&mut t.watch.witnesses)),
+    count("witnesses", 3, 7, |t| Slot::Count(&mut t.watch.witnesses)),
     span("evict_after", 1_000, 86_400_000, |t| Slot::Span(&mut t.watch.evict_after)),
     span("probe_period", 10, 60_000, |t| Slot::Span(&mut t.probe_period)),
     span("probe_rtt", 1, 60_000, |t| Slot::Span(&mut t.probe_rtt)),

@@ -145,6 +145,11 @@ impl Roster {
         self.reachable
     }
 
+    /// Whether a member is present and not unreachable.
+    pub(crate) fn is_reachable(&self, id: NodeId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.state.is_present() && entry.state != MemberState::Unreachable)
+    }
+
     /// Whether there is room for one more.
     pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < MEMBERS_MAX
@@ -167,8 +172,11 @@ impl Roster {
         let is_outdated = before
             .as_ref()
             .is_some_and(|entry| entry.shown.is_some() && (entry.is_outdated || !entry.peer.is_same_start(&peer)));
-        // A new life has a clean slate.
-        let standing = before.as_ref().filter(|entry| entry.peer == peer).map(|entry| entry.standing);
+        let standing = before.as_ref().and_then(|entry| match () {
+            () if entry.peer == peer => Some(entry.standing),
+            () if entry.peer.is_same_start(&peer) => Some(entry.standing.renewed(now)),
+            () => None,
+        });
         let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
         let is_accused = state.is_present() && standing.is_out;
@@ -355,6 +363,16 @@ impl Roster {
     pub(crate) fn successor(&self) -> Option<NodeId> {
         let start = self.after_me();
         self.ring.get(start).or_else(|| self.ring.first()).map(|&(_, id)| id)
+    }
+
+    /// An unreachable member, of all such the one at an index modulo their number.
+    pub(crate) fn nth_unreachable(&self, index: usize) -> Option<NodeId> {
+        let lost = self.present.len() - self.ring.len();
+        if lost == 0 {
+            return None;
+        }
+        let unreachable = |id: &NodeId| self.entries[id].state == MemberState::Unreachable;
+        self.present.iter().map(|(_, id)| *id).filter(unreachable).nth(index % lost)
     }
 
     /// The member that is not unreachable at an index below [`reachable_len`](Self::reachable_len), for drawing one at

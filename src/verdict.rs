@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 use crate::peer::{Generation, NodeId};
 use crate::time::Time;
 
-/// How long a change of a member's verdict counts against its next one.
-pub const FLAP_WINDOW: Duration = Duration::from_secs(60);
+/// How long a change of what is shown of a member counts against its next one: a minute, less what lets a member that is
+/// in trouble once a minute come back at once.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(59);
 
-/// Changes within [`FLAP_WINDOW`] after which a member is not cleared again: it is flapping, and stays accused until
-/// the first of them is old.
+/// Changes within [`FLAP_WINDOW`], at most. A member is not shown as cleared if that, and being accused anew, would be more:
+/// it is flapping, and stays out until its changes are old.
 pub const FLAPS_MAX: usize = 3;
+
+/// The last turn of one life, which clears. More changes than a life can have: whoever is told a later turn is lied to.
+pub const TURN_MAX: u32 = 1 << 24;
 
 /// What a verdict says.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -70,13 +74,18 @@ pub struct Verdict {
 impl Verdict {
     /// Which of two verdicts about one life stands: that of the larger rank.
     pub const fn rank(&self) -> u64 {
-        (self.turn as u64) << 1 | matches!(self.finding, Finding::Down) as u64
+        rank(self.turn, self.finding)
     }
 
     /// Whether its parts fit together: from the wire, they may not.
     pub const fn is_sound(&self) -> bool {
-        self.finding.accuses() == (self.turn % 2 == 1)
+        self.finding.accuses() == (self.turn % 2 == 1) && self.turn <= TURN_MAX
     }
+}
+
+/// The turn decides; of one turn, the graver finding.
+const fn rank(turn: u32, finding: Finding) -> u64 {
+    (turn as u64) << 2 | finding as u64
 }
 
 /// The verdict on a member as it stands here.
@@ -125,7 +134,12 @@ impl Standing {
 
     /// The rank of the verdict that stands.
     pub const fn rank(&self) -> u64 {
-        (self.turn as u64) << 1 | matches!(self.finding, Finding::Down) as u64
+        rank(self.turn, self.finding)
+    }
+
+    /// The same start, in its next life: a clean slate, but for how often it changed of late.
+    pub const fn renewed(&self, now: Time) -> Self {
+        Self { changes: self.changes, ..Self::spotless(self.by, now) }
     }
 
     /// Takes a verdict over if it is newer; whether it was.
@@ -133,7 +147,8 @@ impl Standing {
         if verdict.rank() <= self.rank() {
             return false;
         }
-        if verdict.finding.accuses() != self.finding.accuses() {
+        // Two turns later it was cleared in between, though we did not hear of it.
+        if verdict.finding.accuses() != self.finding.accuses() || verdict.turn >= self.turn + 2 {
             self.since = now;
         }
         (self.turn, self.finding) = (verdict.turn, verdict.finding);
@@ -161,7 +176,7 @@ impl Standing {
 
     /// Whether it changed so often of late that it must stay accused.
     pub fn is_damped(&self, now: Time) -> bool {
-        self.flaps(now) >= FLAPS_MAX
+        self.flaps(now) + 1 >= FLAPS_MAX
     }
 }
 
@@ -200,17 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn the_fourth_change_within_a_minute_is_not_shown_until_the_first_is_old() {
+    fn the_fourth_change_within_a_minute_is_not_shown_until_the_others_are_old() {
         let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
         for (turn, finding) in [(1, Finding::Silent), (2, Finding::Clear), (3, Finding::Silent)] {
-            assert!(!standing.is_damped(at(u64::from(turn))));
-            standing.take(&verdict(turn, finding), at(u64::from(turn)));
+            assert!(standing.take(&verdict(turn, finding), at(u64::from(turn))));
+            assert_eq!(standing.is_out, finding.accuses(), "shown at once");
         }
-        assert!(standing.is_damped(at(4)));
         assert!(standing.take(&verdict(4, Finding::Clear), at(4)));
         assert!(standing.is_out && !standing.finding.accuses());
         assert!(!standing.show(at(60)));
-        assert!(standing.show(at(61)) && !standing.is_out, "the first change is old");
+        assert!(standing.show(at(61)) && !standing.is_out, "only the last accusation is not a minute old");
     }
 
     #[test]
@@ -219,5 +233,6 @@ mod tests {
         assert!(verdict(2, Finding::Clear).is_sound());
         assert!(!verdict(2, Finding::Silent).is_sound());
         assert!(!verdict(1, Finding::Clear).is_sound());
+        assert!(!verdict(u32::MAX, Finding::Silent).is_sound(), "nobody could clear it any more");
     }
 }

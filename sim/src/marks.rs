@@ -28,14 +28,14 @@ struct Mark {
 /// Every change of mind.
 #[derive(Default, Debug)]
 pub struct Marks {
-    by_subject: BTreeMap<Start, Vec<Mark>>,
+    by_subject: BTreeMap<Start, (HostIndex, Vec<Mark>)>,
     /// The moments at which each observer told its program of somebody out.
     told: BTreeMap<HostIndex, BTreeSet<Time>>,
     kept: usize,
 }
 
 impl Marks {
-    pub(crate) fn note(&mut self, at: Time, observer: HostIndex, about: Start, is_out: bool) {
+    pub(crate) fn note(&mut self, at: Time, observer: HostIndex, (about, subject): (Start, HostIndex), is_out: bool) {
         if self.kept >= MARKS_MAX {
             return;
         }
@@ -43,13 +43,14 @@ impl Marks {
         if is_out {
             self.told.entry(observer).or_default().insert(at);
         }
-        self.by_subject.entry(about).or_default().push(Mark { at, observer, is_out });
+        let (_, marks) = self.by_subject.entry(about).or_insert((subject, Vec::new()));
+        marks.push(Mark { at, observer, is_out });
     }
 
     /// The most changes of mind of one observer about one subject within a minute.
     pub fn changes_per_minute_max(&self) -> usize {
         let mut most = 0;
-        for marks in self.by_subject.values() {
+        for (_, marks) in self.by_subject.values() {
             let mut by_observer: BTreeMap<HostIndex, Vec<Time>> = BTreeMap::new();
             for mark in marks {
                 let times = by_observer.entry(mark.observer).or_default();
@@ -64,16 +65,17 @@ impl Marks {
     /// The longest time for which `observers` were of two minds about one subject.
     pub fn two_minds_max(&self, observers: &BTreeSet<HostIndex>, end: Time) -> Duration {
         let mut longest = Duration::ZERO;
-        for marks in self.by_subject.values() {
+        for (subject, marks) in self.by_subject.values() {
+            let others = observers.len() - usize::from(observers.contains(subject));
             let mut out = BTreeSet::new();
             let mut since: Option<Time> = None;
-            for mark in marks.iter().filter(|mark| observers.contains(&mark.observer)) {
+            for mark in marks.iter().filter(|mark| observers.contains(&mark.observer) && mark.observer != *subject) {
                 if mark.is_out {
                     out.insert(mark.observer)
                 } else {
                     out.remove(&mark.observer)
                 };
-                let agree = out.is_empty() || out.len() >= observers.len();
+                let agree = out.is_empty() || out.len() >= others;
                 match (agree, since) {
                     (false, None) => since = Some(mark.at),
                     (true, Some(from)) => {
@@ -95,7 +97,7 @@ impl Marks {
         let begin = begin + GRACE;
         let mut out_for = Duration::ZERO;
         let mut since: BTreeMap<HostIndex, Time> = BTreeMap::new();
-        let marks = self.by_subject.get(&about).into_iter().flatten();
+        let marks = self.by_subject.get(&about).into_iter().flat_map(|(_, marks)| marks);
         for mark in marks.filter(|mark| observers.contains(&mark.observer) && mark.at <= end) {
             if mark.is_out {
                 since.entry(mark.observer).or_insert(mark.at);
@@ -132,11 +134,11 @@ mod tests {
     fn marks_tell_how_long_how_often_and_how_unanimously() {
         let mut marks = Marks::default();
         let observers: BTreeSet<HostIndex> = [0, 1].into();
-        marks.note(at(10), 0, ABOUT, true);
-        marks.note(at(12), 1, ABOUT, true);
-        marks.note(at(30), 0, ABOUT, false);
-        marks.note(at(31), 1, ABOUT, false);
-        marks.note(at(95), 0, ABOUT, true);
+        marks.note(at(10), 0, (ABOUT, 9), true);
+        marks.note(at(12), 1, (ABOUT, 9), true);
+        marks.note(at(30), 0, (ABOUT, 9), false);
+        marks.note(at(31), 1, (ABOUT, 9), false);
+        marks.note(at(95), 0, (ABOUT, 9), true);
         assert_eq!(marks.changes_per_minute_max(), 2);
         assert_eq!(marks.two_minds_max(&observers, at(96)), Duration::from_secs(2));
         assert_eq!(marks.two_minds_max(&observers, at(99)), Duration::from_secs(4), "still of two minds at the end");

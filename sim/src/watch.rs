@@ -193,7 +193,7 @@ impl Watch {
         if !self.out.insert((observer, about)) {
             return;
         }
-        self.marks.note(now, observer, about, true);
+        self.marks.note(now, observer, (about, subject), true);
         let verdict = if self.running.get(&subject) != Some(&about) {
             Verdict::True
         } else if !is_open {
@@ -232,8 +232,10 @@ impl Watch {
 
     /// A node told its program that `about` can be reached again.
     pub(crate) fn called_back(&mut self, now: Time, observer: HostIndex, about: Start) {
-        if self.out.remove(&(observer, about)) {
-            self.marks.note(now, observer, about, false);
+        if let Some(&subject) = self.hosts.get(&about)
+            && self.out.remove(&(observer, about))
+        {
+            self.marks.note(now, observer, (about, subject), false);
         }
     }
 

@@ -81,8 +81,14 @@ pub(super) enum Ruling {
 }
 
 /// How the case stands, given what the accuser itself saw, what it saw of links of late (`guess`), and the witnesses.
-/// `quorum` is how many witnesses are needed.
-pub(super) fn rule(own: Tally, guess: f64, testimonies: &BTreeMap<NodeId, Testimony>, quorum: usize) -> Ruling {
+/// `quorum` is how many witnesses are needed, `weight` how much more evidence than usual.
+pub(super) fn rule(
+    own: Tally,
+    guess: f64,
+    testimonies: &BTreeMap<NodeId, Testimony>,
+    quorum: usize,
+    weight: f64,
+) -> Ruling {
     let mut accused = own;
     let mut control = Tally::default();
     for testimony in testimonies.values() {
@@ -104,7 +110,8 @@ pub(super) fn rule(own: Tally, guess: f64, testimonies: &BTreeMap<NodeId, Testim
     let agrees = |seen: &Tally| seen.sent >= 2 && seen.share() <= AGREES_SHARE * usual;
     let witnesses = testimonies.values().filter(|testimony| agrees(&testimony.accused)).count();
     // Where nobody else is, silence is all that can be known.
-    let is_enough = evidence >= CONVICTED_AT || (quorum == 0 && accused.answered == 0 && accused.sent >= ALONE_PROBES);
+    let is_enough =
+        evidence >= CONVICTED_AT * weight || (quorum == 0 && accused.answered == 0 && accused.sent >= ALONE_PROBES);
     if is_enough && witnesses >= quorum {
         let witnesses = u8::try_from(witnesses).unwrap_or(u8::MAX);
         return Ruling::Convicted { witnesses, is_lossy: accused.answered > 0 };
@@ -152,37 +159,37 @@ mod tests {
     #[test]
     fn silence_at_a_quorum_on_clean_links_convicts() {
         let seen = testimonies(&[(tally(3, 0), tally(3, 3)); 4]);
-        let ruling = rule(tally(4, 0), 1.0, &seen, QUORUM);
+        let ruling = rule(tally(4, 0), 1.0, &seen, QUORUM, 1.0);
         assert_eq!(ruling, Ruling::Convicted { witnesses: 4, is_lossy: false });
     }
 
     #[test]
     fn silence_at_fewer_than_a_quorum_does_not() {
         let seen = testimonies(&[(tally(9, 0), tally(9, 9)); 2]);
-        assert_eq!(rule(tally(20, 0), 1.0, &seen, QUORUM), Ruling::Open);
+        assert_eq!(rule(tally(20, 0), 1.0, &seen, QUORUM, 1.0), Ruling::Open);
     }
 
     #[test]
     fn one_witness_that_reaches_the_accused_clears_it() {
         let mut each = vec![(tally(6, 0), tally(6, 6)); 5];
         each.push((tally(4, 4), tally(4, 4)));
-        assert_eq!(rule(tally(9, 0), 1.0, &testimonies(&each), QUORUM), Ruling::Cleared { by: Some(NodeId(6)) });
+        assert_eq!(rule(tally(9, 0), 1.0, &testimonies(&each), QUORUM, 1.0), Ruling::Cleared { by: Some(NodeId(6)) });
     }
 
     #[test]
     fn an_accuser_whose_own_links_are_bad_convicts_nobody() {
         // The witnesses do not reach the accuser either.
         let seen = testimonies(&[(tally(3, 0), tally(3, 0)); 4]);
-        assert_eq!(rule(tally(4, 0), 0.9, &seen, QUORUM), Ruling::Open);
+        assert_eq!(rule(tally(4, 0), 0.9, &seen, QUORUM, 1.0), Ruling::Open);
     }
 
     #[test]
     fn a_member_behind_heavy_loss_is_faulty_and_one_as_lossy_as_all_is_not() {
         let seen = testimonies(&[(tally(8, 1), tally(8, 8)); 4]);
-        let ruling = rule(tally(8, 1), 0.98, &seen, QUORUM);
+        let ruling = rule(tally(8, 1), 0.98, &seen, QUORUM, 1.0);
         assert_eq!(ruling, Ruling::Convicted { witnesses: 4, is_lossy: true });
         let seen = testimonies(&[(tally(8, 4), tally(8, 4)); 4]);
-        assert!(matches!(rule(tally(8, 0), 0.5, &seen, QUORUM), Ruling::Cleared { .. }));
+        assert!(matches!(rule(tally(8, 0), 0.5, &seen, QUORUM, 1.0), Ruling::Cleared { .. }));
     }
 
     /// The promise behind the threshold, where it can be counted: at 20 % loss each way no member that lives is
@@ -202,7 +209,7 @@ mod tests {
                     testimony.accused.add(sample(answers, 1));
                     testimony.accuser.add(sample(answers, 1));
                 }
-                match rule(own, 1.0, &seen, QUORUM) {
+                match rule(own, 1.0, &seen, QUORUM, 1.0) {
                     Ruling::Open => {}
                     Ruling::Cleared { .. } => break,
                     convicted @ Ruling::Convicted { .. } => panic!("{convicted:?} on {own:?} and {seen:?}"),
@@ -220,7 +227,7 @@ mod tests {
         ) {
             let clip = |(sent, answered): (u32, u32)| tally(sent, answered.min(sent));
             let each: Vec<_> = each.into_iter().map(|(a, b)| (clip(a), clip(b))).collect();
-            if let Ruling::Convicted { witnesses, .. } = rule(clip(own), guess, &testimonies(&each), QUORUM) {
+            if let Ruling::Convicted { witnesses, .. } = rule(clip(own), guess, &testimonies(&each), QUORUM, 1.0) {
                 let silent = each.iter().filter(|(seen, _)| seen.sent >= 2 && seen.share() < 0.5).count();
                 prop_assert!(usize::from(witnesses) >= QUORUM && silent >= QUORUM);
             }

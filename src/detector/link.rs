@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// The longest that a probe waits for its answer.
-const TIMEOUT_MAX: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// The round-trip time of a link as TCP estimates it (RFC 6298, section 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

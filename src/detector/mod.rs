@@ -24,8 +24,8 @@ use rand::rngs::Xoshiro256PlusPlus;
 pub(crate) use case::Tally;
 use case::{QUORUM, Ruling, Testimony};
 use health::Health;
-use link::Answers;
 pub use link::Rtt;
+use link::{Answers, TIMEOUT_MAX};
 
 use crate::counters::Counters;
 use crate::peer::{MemberState, NodeId, Peer};
@@ -71,6 +71,20 @@ const CASE_OPEN: Duration = Duration::from_millis(1_500);
 
 /// Probes that a witness makes in one case, at most.
 const HELP_PROBES_MAX: u8 = 24;
+
+/// How much more evidence it takes to find that a member is gone, and how long that may take.
+const FINAL_WEIGHT: f64 = 10.0;
+const FINAL_OPEN: Duration = Duration::from_secs(4);
+
+/// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
+const BACK_OFF_MAX: u32 = 8;
+
+/// How long the first answer of a link may take while no link is known at all.
+const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Members that we do not know, or otherwise, about whom we are asked at once: whoever asks could make us probe any
+/// address.
+const STRANGERS_MAX: usize = 8;
 
 /// How long a witness remembers what it saw for being asked again.
 const HELP_KEPT: Duration = Duration::from_secs(3);
@@ -210,6 +224,8 @@ struct Case {
     witnesses: BTreeMap<NodeId, Asked>,
     opened: Time,
     until: Time,
+    /// Something was learned: whether that is enough is for the next wake to say, when all that has come is read.
+    is_news: bool,
     /// Whether it is to make sure that the accused is gone.
     is_final: bool,
 }
@@ -219,6 +235,10 @@ struct Help {
     accused: Salvo,
     accuser: Salvo,
     wanted: u8,
+    /// How long the accuser would wait for an answer.
+    wait: Duration,
+    /// Whether we know the accused.
+    is_known: bool,
     asked: Time,
     is_reported: bool,
 }
@@ -240,10 +260,19 @@ pub(crate) struct Detector {
     /// Members that we cannot reach ourselves.
     suspects: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Rtt>,
+    /// Over all links.
+    usual: Option<Rtt>,
+    /// When we last stood still: answers to probes from before tell nothing of their link.
+    stalled: Time,
+    /// Whom others reach and we do not: how often that was found, and until when we ask no more.
+    backed_off: BTreeMap<NodeId, (u32, Time)>,
     answers: Answers,
     health: Health,
+    /// When the latest news of any case came.
+    news: Time,
     /// Where in the run of absent members the next round goes on.
     absent_from: usize,
+    suspects_from: usize,
     /// After an accusation that came to nothing, when the next may begin: later, the more we doubt ourselves.
     accuse_from: Time,
     acts: Vec<Act>,
@@ -269,9 +298,14 @@ impl Detector {
             trials: BTreeMap::new(),
             suspects: BTreeSet::new(),
             links: BTreeMap::new(),
+            usual: None,
+            stalled: now,
+            backed_off: BTreeMap::new(),
             answers: Answers::new(),
             health: Health::default(),
+            news: now,
             absent_from: 0,
+            suspects_from: 0,
             accuse_from: now,
             acts: Vec::new(),
             counts: Counters::default(),
@@ -321,7 +355,10 @@ impl Detector {
     /// When something is due.
     pub(crate) fn next_wake(&self) -> Time {
         let attempts = self.attempts.values().map(|attempt| attempt.salvo.next);
-        let cases = self.cases.values().map(|case| case.salvo.next.min(case.until));
+        let cases = self.cases.values().map(|case| {
+            let due = case.salvo.next.min(case.until);
+            if case.is_news { due.min(self.news) } else { due }
+        });
         let helps = self.helps.values().filter(|help| !help.is_reported).map(|help| help.accused.next);
         let trials = self.trials.values().map(|salvo| salvo.next);
         attempts.chain(cases).chain(helps).chain(trials).fold(self.round_at, Time::min)
@@ -334,7 +371,7 @@ impl Detector {
             self.stalled(now, late);
         }
         if now >= self.round_at {
-            self.round(now, roster);
+            self.round(now, roster, rng);
         }
         self.step_attempts(now, roster, rng);
         self.step_cases(now, roster, rng);
@@ -354,6 +391,7 @@ impl Detector {
         self.links.retain(|id, _| is_present(id));
         self.suspects.retain(is_present);
         self.trials.retain(|id, _| is_present(id));
+        self.backed_off.retain(|id, _| is_present(id));
         self.helps.retain(|_, help| now.since(help.asked) <= HELP_KEPT);
     }
 
@@ -361,8 +399,13 @@ impl Detector {
     fn stalled(&mut self, now: Time, stall: Duration) {
         self.counts.stalls += 1;
         self.health.worse(1);
+        self.stalled = now;
         self.attempts.values_mut().for_each(|attempt| attempt.salvo.void(now));
         for case in self.cases.values_mut() {
+            // What the witnesses saw before is old; they are asked anew, under a new number.
+            self.numbers = self.numbers.wrapping_add(1);
+            case.number = self.numbers;
+            case.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
             case.salvo.void(now);
             case.until = case.until + stall;
         }
@@ -377,7 +420,7 @@ impl Detector {
     }
 
     /// Probes whoever is ours to observe, and notes what stands for the story.
-    fn round(&mut self, now: Time, roster: &Roster) {
+    fn round(&mut self, now: Time, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         self.round_at = now + self.watch.observe_every;
         // Behind whoever is being doubted, more are looked at: a run of dead members is not taken one by one.
         let mut doubted = 0_usize;
@@ -405,8 +448,17 @@ impl Detector {
             self.absent_from += ABSENT_PROBED;
             absent.truncate(ABSENT_PROBED);
         }
-        let suspects: Vec<_> = self.suspects.iter().copied().take(ABSENT_PROBED).collect();
-        for id in absent.into_iter().chain(suspects) {
+        let some = self.suspects.len().min(ABSENT_PROBED);
+        let suspects: Vec<_> = self.suspects.iter().copied().cycle().skip(self.suspects_from).take(some).collect();
+        self.suspects_from = (self.suspects_from + ABSENT_PROBED) % self.suspects.len().max(1);
+        // Whoever stands before an unreachable member may have a bad link to it: now and then somebody else tries it, so
+        // that two others do in each period.
+        let lost = roster.present_len() - roster.reachable_len();
+        let share = 2.0 * lost as f64 / (roster.reachable_len() + 1) as f64;
+        let elsewhere = (lost > 0 && rng.random_bool(share.min(1.0)))
+            .then(|| roster.nth_unreachable(rng.random_range(0..lost)))
+            .flatten();
+        for id in absent.into_iter().chain(suspects).chain(elsewhere) {
             self.attempt(now, id, roster);
         }
     }
@@ -426,7 +478,9 @@ impl Detector {
     }
 
     fn attempt(&mut self, now: Time, id: NodeId, roster: &Roster) {
-        if self.attempts.contains_key(&id) || self.cases.contains_key(&id) {
+        let is_under_way =
+            self.attempts.contains_key(&id) || self.cases.contains_key(&id) || self.trials.contains_key(&id);
+        if is_under_way {
             return;
         }
         let Some(entry) = roster.get(id).filter(|entry| entry.state.is_present()) else { return };
@@ -438,8 +492,9 @@ impl Detector {
 
     fn timeout(&self, id: NodeId) -> Duration {
         let least = self.watch.answer_within;
-        // Of a link that nobody knows, somewhat more is thought to be usual.
-        let timeout = self.links.get(&id).map_or(least * 3 / 2, |rtt| rtt.timeout(least));
+        // Of a link that nobody knows, somewhat more than what is usual is thought to be right.
+        let unknown = || self.usual.map_or(FIRST_TIMEOUT.max(least), |rtt| rtt.timeout(least) * 3 / 2);
+        let timeout = self.links.get(&id).map_or_else(unknown, |rtt| rtt.timeout(least));
         self.health.stretch(timeout)
     }
 
@@ -496,6 +551,10 @@ impl Detector {
         self.counts.probes_failed += 1;
         self.answers.note(false);
         let timeout = self.timeout(id);
+        if self.is_cut_off {
+            // It is we whom nobody answers; what we knew of the others stays.
+            return;
+        }
         self.saw(id, Seen::Unanswered { probes: attempt.tries, timeout });
         if self.suspects.insert(id) {
             self.acts.push(Act::Suspect(id));
@@ -503,7 +562,7 @@ impl Detector {
         self.accuse(now, attempt.salvo, false, roster, rng);
         // Whoever stands behind it may be gone with it.
         self.round_at = now;
-        self.round(now, roster);
+        self.round(now, roster, rng);
         let fresh: Vec<_> = self.attempts.keys().copied().collect();
         for id in fresh {
             self.step_attempts_of(now, id);
@@ -512,14 +571,18 @@ impl Detector {
 
     /// Makes sure that a member that was unreachable for long is gone.
     pub(crate) fn confirm_gone(&mut self, now: Time, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        if let Some(entry) = roster.get(id).filter(|_| !self.cases.contains_key(&id)) {
+        let is_backed_off = self.backed_off.get(&id).is_some_and(|(_, until)| now < *until);
+        if let Some(entry) = roster.get(id).filter(|_| !self.cases.contains_key(&id) && !is_backed_off) {
+            // If it is not gone now, that is not asked again and again until chance has it so.
+            self.backed_off.insert(id, (0, now + self.watch.evict_after));
             self.attempts.remove(&id);
             self.accuse(now, Salvo::new(entry.peer, now), true, roster, rng);
         }
     }
 
     fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        if !is_final && now < self.accuse_from {
+        let is_backed_off = self.backed_off.get(&salvo.peer.id).is_some_and(|(_, until)| now < *until);
+        if !is_final && (now < self.accuse_from || is_backed_off) {
             self.counts.accusations_withheld += 1;
             return;
         }
@@ -530,9 +593,17 @@ impl Detector {
         self.counts.accusations += 1;
         self.numbers = self.numbers.wrapping_add(1);
         let id = salvo.peer.id;
-        let until = now + self.health.stretch(CASE_OPEN);
+        let until = now + self.health.stretch(if is_final { FINAL_OPEN } else { CASE_OPEN });
         let salvo = Salvo { next: now, ..salvo };
-        let case = Case { number: self.numbers, salvo, witnesses: BTreeMap::new(), opened: now, until, is_final };
+        let case = Case {
+            number: self.numbers,
+            salvo,
+            witnesses: BTreeMap::new(),
+            opened: now,
+            until,
+            is_news: false,
+            is_final,
+        };
         self.cases.insert(id, case);
         self.ask_more(now, id, self.watch.witnesses, roster, rng);
         let witnesses = self.cases[&id].witnesses.len();
@@ -568,13 +639,14 @@ impl Detector {
 
     fn ask(&mut self, now: Time, id: NodeId, other: NodeId, roster: &Roster) {
         let Some(to) = roster.get(other).map(|entry| entry.peer) else { return };
+        let wait_ms = u16::try_from(self.timeout(id).as_millis()).unwrap_or(u16::MAX);
         let Some(case) = self.cases.get_mut(&id) else { return };
         let own = case.salvo.pings.len() as u32;
         let probes = case::probes_wanted(self.answers.ratio(), own, self.watch.witnesses);
         let Some(asked) = case.witnesses.get_mut(&other) else { return };
         asked.times = asked.times.saturating_add(1);
         asked.last = now;
-        let probe = Probe::Ask { case: case.number, accused: case.salvo.peer, probes };
+        let probe = Probe::Ask { case: case.number, accused: case.salvo.peer, probes, wait_ms };
         self.acts.push(Act::Say { to, probe });
     }
 
@@ -582,7 +654,7 @@ impl Detector {
         let due: Vec<_> = self
             .cases
             .iter()
-            .filter(|(_, case)| case.salvo.next <= now || case.until <= now)
+            .filter(|(_, case)| case.salvo.next <= now || case.until <= now || case.is_news)
             .map(|(id, _)| *id)
             .collect();
         for id in due {
@@ -597,7 +669,10 @@ impl Detector {
                 self.close_undecided(now, id, roster);
                 continue;
             }
-            self.step_case(now, id, roster, rng);
+            if self.cases[&id].salvo.next <= now {
+                self.step_case(now, id, roster, rng);
+            }
+            self.judge(now, id, roster);
         }
     }
 
@@ -621,7 +696,6 @@ impl Detector {
         let case = self.cases.get_mut(&id).expect("just looked at");
         case.salvo.pings.push(ping);
         case.salvo.next = now + timeout;
-        self.judge(now, id, roster);
     }
 
     /// How many members there are to ask about this one.
@@ -634,7 +708,8 @@ impl Detector {
     fn judge(&mut self, now: Time, id: NodeId, roster: &Roster) {
         let quorum = QUORUM.min(Self::others(id, roster));
         let timeout = self.timeout(id);
-        let Some(case) = self.cases.get(&id) else { return };
+        let Some(case) = self.cases.get_mut(&id) else { return };
+        case.is_news = false;
         let ruling = Self::ruling(case, now, timeout, self.answers, quorum);
         self.follow(now, id, ruling);
     }
@@ -645,7 +720,13 @@ impl Detector {
             .iter()
             .filter_map(|(other, asked)| asked.testimony.map(|testimony| (*other, testimony)))
             .collect();
-        case::rule(case.salvo.tally(now, timeout), answers.ratio(), &testimonies, quorum)
+        case::rule(
+            case.salvo.tally(now, timeout),
+            answers.ratio(),
+            &testimonies,
+            quorum,
+            if case.is_final { FINAL_WEIGHT } else { 1.0 },
+        )
     }
 
     fn follow(&mut self, now: Time, id: NodeId, ruling: Ruling) {
@@ -655,6 +736,9 @@ impl Detector {
                 let Some(case) = self.cases.remove(&id) else { return };
                 self.counts.accusations_cleared += 1;
                 self.hold_back(now);
+                let (times, until) = self.backed_off.entry(id).or_insert((0, now));
+                *until = now + Duration::from_secs(1) * (1 << (*times).min(3)).min(BACK_OFF_MAX);
+                *times += 1;
                 if !case.salvo.pings.iter().any(|ping| ping.was_answered) {
                     // Others reach it and we do not: it may be we.
                     self.health.worse(1);
@@ -689,8 +773,11 @@ impl Detector {
         let case = &self.cases[&id];
         let heard = case.witnesses.values().filter(|asked| asked.testimony.is_some()).count();
         let opened = case.opened;
-        // Where all others were asked, those that did not answer are not reachable themselves.
-        if others == 0 || (heard > 0 && heard < QUORUM && case.witnesses.len() >= others) {
+        // Where all others were asked, those that did not answer are not reachable themselves; nor are those that we
+        // cannot reach, whom nobody asks.
+        let lost = self.suspects.iter().filter(|other| **other != id && roster.is_reachable(**other)).count();
+        let is_all = case.witnesses.len() + lost >= others;
+        if others == 0 || (heard > 0 && heard < QUORUM && is_all) {
             let ruling = Self::ruling(case, now, timeout, self.answers, heard);
             if matches!(ruling, Ruling::Convicted { .. }) {
                 self.follow(now, id, ruling);
@@ -705,6 +792,10 @@ impl Detector {
         if heard == 0 && others > 0 && self.heard < opened && !self.is_cut_off {
             self.is_cut_off = true;
             self.counts.cut_off += 1;
+            // The view stays as it was before we lost everybody.
+            for id in std::mem::take(&mut self.suspects) {
+                self.acts.push(Act::Clear(id));
+            }
             self.acts.push(Act::CutOff(true));
         }
     }
@@ -730,12 +821,16 @@ impl Detector {
                 self.acts.push(Act::Say { to: from, probe: Probe::Pong { number, accusation: None } });
             }
             Probe::Pong { number, .. } => self.on_pong(now, from.id, number, roster),
-            Probe::Ask { case, accused, probes } => self.on_ask(now, from, case, accused, probes),
+            Probe::Ask { case, accused, probes, wait_ms } => {
+                let is_known = roster.get(accused.id).is_some_and(|entry| entry.peer == accused);
+                let wait = Duration::from_millis(wait_ms.into()).min(TIMEOUT_MAX);
+                self.on_ask(now, from, (case, accused), (probes, wait), is_known);
+            }
             Probe::Report { case, accused, accuser } => {
                 let tally =
                     |(sent, answered): (u8, u8)| Tally { sent: sent.into(), answered: answered.min(sent).into() };
                 let testimony = Testimony { accused: tally(accused), accuser: tally(accuser) };
-                self.on_report(now, from.id, case, testimony, roster);
+                self.on_report(now, from.id, case, testimony);
             }
         }
     }
@@ -746,13 +841,23 @@ impl Detector {
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);
-        self.links.entry(to).and_modify(|rtt| rtt.note(sample)).or_insert(Rtt::first(sample));
+        if self.backed_off.get(&to).is_some_and(|(times, _)| *times > 0) {
+            self.backed_off.remove(&to);
+        }
+        if sent >= self.stalled && sample <= TIMEOUT_MAX {
+            self.links.entry(to).and_modify(|rtt| rtt.note(sample)).or_insert(Rtt::first(sample));
+            match &mut self.usual {
+                Some(usual) => usual.note(sample),
+                None => self.usual = Some(Rtt::first(sample)),
+            }
+        }
         match purpose {
             Purpose::Attempt => self.attempt_answered(now, to, number, roster),
             Purpose::Case => {
                 if let Some(case) = self.cases.get_mut(&to) {
                     case.salvo.answer(number);
-                    self.judge(now, to, roster);
+                    case.is_news = true;
+                    self.news = now;
                 }
             }
             Purpose::Accused(asker, case) => {
@@ -786,7 +891,8 @@ impl Detector {
         // An answer that comes after its attempt was given up speaks in the case.
         if let Some(case) = self.cases.get_mut(&id) {
             case.salvo.answer(number);
-            self.judge(now, id, roster);
+            case.is_news = true;
+            self.news = now;
             return;
         }
         let Some(attempt) = self.attempts.remove(&id) else { return };
@@ -802,7 +908,14 @@ impl Detector {
         self.trials.entry(id).or_insert_with(|| Salvo::new(peer, now + TRIAL_EVERY));
     }
 
-    fn on_ask(&mut self, now: Time, from: Peer, number: u32, accused: Peer, probes: u8) {
+    fn on_ask(
+        &mut self,
+        now: Time,
+        from: Peer,
+        (number, accused): (u32, Peer),
+        (probes, wait): (u8, Duration),
+        is_known: bool,
+    ) {
         self.counts.asks_received += 1;
         let at = (from.id, number);
         if let Some(help) = self.helps.get_mut(&at) {
@@ -820,7 +933,8 @@ impl Detector {
         if self.helps.len() >= HELPS_MAX {
             self.helps.retain(|_, help| now.since(help.asked) <= HELP_KEPT);
         }
-        if self.helps.len() >= HELPS_MAX {
+        let strangers = self.helps.values().filter(|help| !help.is_known).count();
+        if self.helps.len() >= HELPS_MAX || (!is_known && strangers >= STRANGERS_MAX) {
             self.counts.asks_limited += 1;
             return;
         }
@@ -828,6 +942,8 @@ impl Detector {
             accused: Salvo::new(accused, now),
             accuser: Salvo::new(from, now),
             wanted: probes.clamp(1, 6),
+            wait,
+            is_known,
             asked: now,
             is_reported: false,
         };
@@ -851,7 +967,7 @@ impl Detector {
         let help = &self.helps[&at];
         let (accused, accuser) = (help.accused.peer, help.accuser.peer);
         let made = help.accused.pings.len();
-        let timeout = self.timeout(accused.id);
+        let timeout = self.timeout(accused.id).max(help.wait);
         if made >= usize::from(help.wanted) {
             let last = help.accused.pings.iter().filter(|ping| !ping.was_answered).map(|ping| ping.at + timeout).max();
             let help = self.helps.get_mut(&at).expect("just looked at");
@@ -875,13 +991,13 @@ impl Detector {
     fn report(&mut self, now: Time, at: (NodeId, u32)) {
         let help = &self.helps[&at];
         let clip = |tally: Tally| (tally.sent.min(255) as u8, tally.answered.min(255) as u8);
-        let accused = clip(help.accused.tally(now, self.timeout(help.accused.peer.id)));
+        let accused = clip(help.accused.tally(now, self.timeout(help.accused.peer.id).max(help.wait)));
         let accuser = clip(help.accuser.tally(now, self.timeout(at.0)));
         let to = help.accuser.peer;
         self.acts.push(Act::Say { to, probe: Probe::Report { case: at.1, accused, accuser } });
     }
 
-    fn on_report(&mut self, now: Time, from: NodeId, number: u32, testimony: Testimony, roster: &Roster) {
+    fn on_report(&mut self, now: Time, from: NodeId, number: u32, testimony: Testimony) {
         self.counts.reports_received += 1;
         let Some((&id, case)) = self.cases.iter_mut().find(|(_, case)| case.number == number) else { return };
         let Some(asked) = case.witnesses.get_mut(&from) else { return };
@@ -890,6 +1006,8 @@ impl Detector {
             return;
         }
         asked.testimony = Some(testimony);
+        case.is_news = true;
+        self.news = now;
         self.saw(
             id,
             Seen::Testified {
@@ -900,7 +1018,6 @@ impl Detector {
                 control_answered: testimony.accuser.answered,
             },
         );
-        self.judge(now, id, roster);
     }
 
     fn step_trials(&mut self, now: Time) {
@@ -925,12 +1042,19 @@ impl Detector {
         }
     }
 
+    /// We are alone: the next round comes at its own time once somebody is there.
+    pub(crate) fn rest(&mut self, now: Time, rng: &mut Xoshiro256PlusPlus) {
+        self.round_at = now + self.watch.observe_every.mul_f64(rng.random_range(0.0..1.0));
+        self.heard = now;
+    }
+
     /// A member is cleared, or gone, or begins another life: what was under way about the one before is over.
     pub(crate) fn forget(&mut self, id: NodeId) {
         self.attempts.remove(&id);
         self.cases.remove(&id);
         self.trials.remove(&id);
         self.suspects.remove(&id);
+        self.backed_off.remove(&id);
     }
 }
 

@@ -369,8 +369,11 @@ impl Node {
         let mut filling = self.outgoing(Kind::Gossip);
         fill(&mut filling).expect("what is sent was made to fit");
         filling.fingerprints(fingerprints).expect("fingerprints always fit");
-        self.repeat_verdicts(to.id, &mut filling);
-        self.repeat_rumors(to.id, &mut filling);
+        // A repeat for somebody who does not read it would be one that nobody gets.
+        if self.roster.is_reachable(to.id) {
+            self.repeat_verdicts(to.id, &mut filling);
+            self.repeat_rumors(to.id, &mut filling);
+        }
         out.datagrams.push(Datagram { to: to.addr, nonce: Some(to.nonce), bytes: filling.finish() });
     }
 

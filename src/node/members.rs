@@ -10,7 +10,6 @@ use crate::peer::{EPOCH_MAX, Epoch, Generation, Member, MemberState, NodeId, Pee
 use crate::record::{Content, Key, MemberRecord, Owner};
 use crate::swim::{Note, undead_notice};
 use crate::time::Time;
-use crate::verdict::Standing;
 use crate::wire::{Body, Record, encode_member};
 
 impl Node {
@@ -157,8 +156,11 @@ impl Node {
             Some((before, state)) if before == peer && state.is_present() => return,
             Some((before, _)) if before.rank() > peer.rank() => return,
             Some((before, MemberState::Left)) if before.epoch() >= peer.epoch() => return,
+            // foca may forget sooner than we do.
+            Some((before, MemberState::Down)) if before == peer => return,
             _ => {}
         }
+        self.detector.forget(peer.id);
         let owner = Owner { id: peer.id, epoch: peer.epoch() };
         if self.table.epoch(peer.id).is_some_and(|epoch| epoch < owner.epoch) {
             self.drop_records(peer.id, GoneReason::OwnerRestarted, out);
@@ -445,8 +447,11 @@ impl Node {
     /// Says who we are: at the start, with a new life, and at the end.
     pub(super) fn state_self(&mut self, now: Time, has_left: bool, out: &mut Outbox) {
         let me = self.peer();
-        // A new life has a clean slate.
-        self.own = Standing::spotless(me.id, now);
+        // A new life has a clean slate; who says again who it is has not.
+        if self.own_life != me.generation {
+            self.own_life = me.generation;
+            self.own = self.own.renewed(now);
+        }
         let said = MemberRecord {
             addr: me.addr,
             generation: me.generation,

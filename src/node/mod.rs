@@ -208,11 +208,14 @@ pub struct Node {
     contacts: Contacts,
     sync: Sync,
 
-    /// The verdict on our own life.
+    /// The verdict on our own life, and which that is.
     own: Standing,
+    own_life: Generation,
     story: Story,
     /// Since when a split is suspected.
     partition: Option<Time>,
+    /// How many more verdicts may be disputed within this input.
+    disputes_left: u8,
     /// Who was told our latest verdicts, and when.
     pushed: BTreeMap<NodeId, Time>,
     /// Members whose state changed, and when the program hears of it and last heard.
@@ -291,8 +294,10 @@ impl Node {
             verdicts: Rumors::default(),
             detector: Detector::new(config.tuning.watch.clone(), now, &mut rng),
             own: Standing::spotless(me.id, now),
+            own_life: me.generation,
             story: Story::default(),
             partition: None,
+            disputes_left: 0,
             pushed: BTreeMap::new(),
             untold: BTreeSet::new(),
             tell_at: None,
@@ -344,6 +349,7 @@ impl Node {
         if !self.has_begun {
             self.begin(now, out);
         }
+        self.disputes_left = verdicts::DISPUTES_AT_ONCE;
         let result = match input {
             Input::Wake => self.wake(now, out),
             Input::Datagram { from, bytes } => self.on_datagram(now, from, bytes, out),
@@ -525,6 +531,8 @@ impl Node {
         if self.roster.present_len() > 0 {
             self.detector.wake(now, &self.roster, &mut self.rng);
             self.heed_detector(now, out);
+        } else {
+            self.detector.rest(now, &mut self.rng);
         }
         for (addr, cookie) in self.contacts.due(now, &Surroundings(&self.roster), &mut self.rng) {
             self.say_hello(addr, cookie, out);

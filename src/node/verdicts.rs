@@ -13,7 +13,7 @@ use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::story::{Line, Seen};
 use crate::swim::undead_notice;
 use crate::time::Time;
-use crate::verdict::{Finding, Standing, Verdict};
+use crate::verdict::{Finding, Standing, TURN_MAX, Verdict};
 use crate::wire::{Accusation, Outgoing, Probe, VERDICT_BYTES_MAX};
 
 /// Witnesses that a verdict needs to be believed by whoever reaches the accused itself.
@@ -36,7 +36,8 @@ pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
 /// Members confirmed to be gone at once.
 const EVICTED_AT_ONCE: usize = 4;
 
-/// After how many times `evict_after` anybody confirms that a member is gone, and not its observer alone.
+/// After how many times `evict_after` others confirm that a member is gone too, one a second of all, and not its observer
+/// alone.
 const EVICT_ANYWAY: u32 = 3;
 
 /// How many members are told a verdict beside the tree: one, and one more for each eighth of probes unanswered.
@@ -45,6 +46,9 @@ const BESIDE_MAX: usize = 6;
 
 /// How often one member that has other fingerprints is told our latest verdicts.
 const PUSH_EVERY: Duration = Duration::from_millis(150);
+
+/// Verdicts disputed within one input; of further ones we hear again.
+pub(super) const DISPUTES_AT_ONCE: u8 = 16;
 
 /// Verdicts in one datagram, at most.
 const VERDICTS_MAX: usize = 20;
@@ -185,11 +189,7 @@ impl Node {
         }
         if verdict.finding == Finding::Down {
             // This life is over for the others: the next one begins as foca would have it.
-            let notice = undead_notice(&from, &self.peer());
-            if let Err(error) = self.swim.receive(now, from, notice, |_| false) {
-                self.swim_error(error);
-            }
-            self.heed_swim(now, out);
+            self.begin_next_life(now, from, out);
             return true;
         }
         if verdict.finding.accuses() {
@@ -198,6 +198,14 @@ impl Node {
             self.refute(now, out);
         }
         true
+    }
+
+    fn begin_next_life(&mut self, now: Time, from: Peer, out: &mut Outbox) {
+        let notice = undead_notice(&from, &self.peer());
+        if let Err(error) = self.swim.receive(now, from, notice, |_| false) {
+            self.swim_error(error);
+        }
+        self.heed_swim(now, out);
     }
 
     /// Says that we live, unless others are to say so: they get too few of our answers, or it changes too often.
@@ -224,6 +232,11 @@ impl Node {
 
     /// An accusation that we had to bear may be old enough to be refuted.
     pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
+        let anybody = self.roster.present().next().map(|entry| entry.peer);
+        if let Some(from) = anybody.filter(|_| self.own.finding == Finding::Down) {
+            // We were not allowed another life at once.
+            self.begin_next_life(now, from, out);
+        }
         if self.own.finding == Finding::Silent && !self.own.is_damped(now) {
             self.refute(now, out);
         }
@@ -232,9 +245,10 @@ impl Node {
     fn convict(&mut self, now: Time, peer: &Peer, finding: Finding, witnesses: u8, out: &mut Outbox) {
         let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer == *peer) else { return };
         let standing = entry.standing;
+        // One witness at least makes somebody gone: where there is none, we may be the one that is cut off.
         let turn = match (finding, standing.finding.accuses()) {
-            (Finding::Down, true) if self.may_evict(now) => standing.turn,
-            (Finding::Silent | Finding::Lossy, false) => standing.turn + 1,
+            (Finding::Down, true) if self.may_evict(now) && witnesses > 0 => standing.turn,
+            (Finding::Silent | Finding::Lossy, false) if self.is_ready && standing.turn < TURN_MAX => standing.turn + 1,
             // Somebody else was faster, or it came back.
             _ => return,
         };
@@ -284,11 +298,23 @@ impl Node {
         };
         match until {
             Some(until) if is_news => self.spread(now, verdict, until),
+            Some(_) if self.is_behind(verdict) => {
+                // Whoever accuses by an old turn should know the later one, or its accusation is in vain.
+                if let Some(ours) = self.verdict_on((verdict.subject, verdict.generation)) {
+                    self.send(&from, out, |filling| filling.verdicts(0, [&ours]));
+                }
+            }
             Some(until) => {
                 self.verdicts.hear_again(&(verdict.subject, verdict.generation), verdict.rank(), until);
             }
             None => {}
         }
+    }
+
+    /// Whether a verdict accuses by a turn that was cleared since.
+    fn is_behind(&self, verdict: &Verdict) -> bool {
+        let entry = self.roster.get(verdict.subject).filter(|entry| entry.peer.generation == verdict.generation);
+        verdict.finding.accuses() && entry.is_some_and(|entry| verdict.turn < entry.standing.turn)
     }
 
     /// Whether a verdict on somebody else is news, and stands here from now on. An accusation that is not `is_fresh`,
@@ -300,14 +326,34 @@ impl Node {
             return false;
         }
         let Verdict { finding, turn, by, witnesses, .. } = *verdict;
-        let fresh = if finding == Finding::Down { self.config.tuning.watch.evict_after / 2 } else { FRESH };
-        let is_heard = evidence.is_some_and(|at| now.since(at) < fresh);
-        let is_weak = usize::from(witnesses) < QUORUM.min(self.roster.reachable_len());
+        let is_heard = |within| evidence.is_some_and(|at: Time| now.since(at) < within);
+        let others = self.roster.reachable_len() - usize::from(self.roster.is_reachable(peer.id));
+        let is_weak = usize::from(witnesses) < QUORUM.min(others);
         let is_strange = self.roster.get(by).is_none_or(|entry| entry.state == MemberState::Unreachable);
         let is_hearsay = self.is_ready && (!is_fresh || (is_strange && by != self.config.id));
-        let is_contested = (is_heard && (is_weak || finding == Finding::Down))
-            || (is_hearsay && finding != Finding::Down && state != MemberState::Unreachable);
-        if finding.accuses() && is_contested {
+        let is_accused = entry.standing.finding.accuses();
+        let is_contested = match finding {
+            Finding::Clear => false,
+            // Nobody is gone on hearsay: it was accused here as well, others confirmed it, and we have not heard it.
+            Finding::Down => is_weak || !is_accused || is_heard(self.config.tuning.watch.evict_after / 2),
+            Finding::Silent | Finding::Lossy => !is_accused && (is_hearsay || (is_weak && self.is_ready)),
+        };
+        // That we cannot reach it either is evidence of our own.
+        let is_contested = is_contested && (state != MemberState::Suspect || finding == Finding::Down);
+        if is_contested && finding == Finding::Down && is_accused {
+            // Others are done with it: time to make sure.
+            if self.may_evict(now) && !is_heard(self.config.tuning.watch.evict_after / 2) {
+                self.detector.confirm_gone(now, peer.id, &self.roster, &mut self.rng);
+                self.heed_detector(now, out);
+            }
+            return false;
+        }
+        if is_contested && self.disputes_left == 0 {
+            self.counters.disputes_limited += 1;
+            return false;
+        }
+        if is_contested {
+            self.disputes_left -= 1;
             self.counters.verdicts_disputed += 1;
             self.story.tell(now, peer.id, Seen::Disputed { finding, by, witnesses });
             // If it lives, it is to refute that itself; if not, we find out as well.
@@ -319,7 +365,7 @@ impl Node {
             return false;
         }
         self.story.tell(now, peer.id, Seen::Heard { finding, turn, by, witnesses });
-        if finding.accuses() && evidence.is_some_and(|at| now.since(at) < FRESH) {
+        if finding.accuses() && is_heard(FRESH) {
             // It should hear at once what it is accused of.
             let accusation = Accusation { bump: peer.generation.bump(), turn, finding };
             let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
@@ -388,6 +434,7 @@ impl Node {
             return;
         }
         let after = self.config.tuning.watch.evict_after;
+        let anyway = self.rng.random_bool(1.0 / (self.roster.reachable_len() + 1) as f64);
         let mut is_ours = true;
         let mut due = Vec::new();
         for (id, state) in self.roster.successors() {
@@ -397,7 +444,7 @@ impl Node {
             }
             let standing = self.roster.get(id).expect("it is on the ring").standing;
             let wait = if is_ours { after } else { after * EVICT_ANYWAY };
-            if standing.finding == Finding::Silent && now.since(standing.since) >= wait {
+            if standing.finding.accuses() && (is_ours || anyway) && now.since(standing.since) >= wait {
                 due.push(id);
             }
             if due.len() >= EVICTED_AT_ONCE {
@@ -505,9 +552,10 @@ impl Node {
             if subjects.len() >= room {
                 return false;
             }
-            if subject.0 != to {
-                subjects.push(*subject);
+            if subject.0 == to {
+                return false;
             }
+            subjects.push(*subject);
             true
         });
         let verdicts: Vec<_> = subjects.into_iter().filter_map(|subject| self.verdict_on(subject)).collect();

@@ -139,7 +139,7 @@ fn the_sections_of_version_1_are_these_bytes() {
     let probes = [
         Probe::Ping { number: 70_000, accusation: None },
         Probe::Pong { number: 70_000, accusation },
-        Probe::Ask { case: 5, accused: other(), probes: 6 },
+        Probe::Ask { case: 5, accused: other(), probes: 6, wait_ms: 80 },
         Probe::Report { case: 5, accused: (6, 1), accuser: (6, 5) },
     ];
     for probe in probes {

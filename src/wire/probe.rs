@@ -21,8 +21,8 @@ pub(crate) enum Probe {
     Ping { number: u32, accusation: Option<Accusation> },
     /// "I am."
     Pong { number: u32, accusation: Option<Accusation> },
-    /// "Do you reach this one? Try so often."
-    Ask { case: u32, accused: Peer, probes: u8 },
+    /// "Do you reach this one? Try so often, and wait so many milliseconds for each answer, or longer."
+    Ask { case: u32, accused: Peer, probes: u8, wait_ms: u16 },
     /// "Of so many probes so many were answered": of the accused, and of you.
     Report { case: u32, accused: (u8, u8), accuser: (u8, u8) },
 }
