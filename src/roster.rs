@@ -59,7 +59,7 @@ pub(crate) struct Roster {
     present: Vec<(u64, NodeId)>,
     /// Those of them that are not unreachable: news is passed on by them.
     ring: Vec<(u64, NodeId)>,
-    by_addr: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    by_addr: BTreeSet<(SocketAddr, NodeId)>,
     /// Over the present members, and what they are accused of.
     fingerprint: u64,
     /// Over those that are not unreachable.
@@ -92,7 +92,7 @@ impl Roster {
             entries: BTreeMap::new(),
             present: Vec::new(),
             ring: Vec::new(),
-            by_addr: BTreeMap::new(),
+            by_addr: BTreeSet::new(),
             fingerprint: 0,
             reachable: 0,
             graves: BTreeMap::new(),
@@ -108,6 +108,11 @@ impl Roster {
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
         self.entries.get(&id)
+    }
+
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Every member known, in order of their ids.
@@ -152,7 +157,7 @@ impl Roster {
 
     /// The members that claim an address, whatever their state.
     pub(crate) fn at(&self, addr: SocketAddr) -> impl Iterator<Item = NodeId> {
-        self.by_addr.get(&addr).into_iter().flatten().copied()
+        self.by_addr.range((addr, NodeId(0))..=(addr, NodeId(u64::MAX))).map(|&(_, id)| id)
     }
 
     /// Whether a present member listens at an address.
@@ -173,7 +178,7 @@ impl Roster {
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
         let is_accused = state.is_present() && standing.is_out;
         let state = if is_accused { MemberState::Unreachable } else { state };
-        self.by_addr.entry(peer.addr).or_default().insert(peer.id);
+        self.by_addr.insert((peer.addr, peer.id));
         self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
         self.enter(peer.id);
     }
@@ -293,12 +298,7 @@ impl Roster {
         }
         self.exit(id);
         let entry = self.entries.remove(&id).expect("just looked for");
-        if let Some(ids) = self.by_addr.get_mut(&entry.peer.addr) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_addr.remove(&entry.peer.addr);
-            }
-        }
+        self.by_addr.remove(&(entry.peer.addr, id));
         Some(entry)
     }
 

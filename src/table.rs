@@ -38,7 +38,8 @@ struct Owned {
     watermark: Version,
     /// The highest version of a tombstone that is forgotten.
     floor: Version,
-    entries: BTreeMap<Key, Entry>,
+    /// Boxed, for most owners have one or two, and a map makes room for eleven at once.
+    entries: BTreeMap<Key, Box<Entry>>,
     /// How many of the entries are tombstones.
     gone: usize,
     /// Versions above the watermark that are known.
@@ -352,10 +353,10 @@ impl Table {
         let lived = usize::from(after.is_some());
         let entry = Entry { version: record.version, body };
         owned.gone += usize::from(after.is_none());
-        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(Entry::is_gone));
-        let before = owned.entries.insert(record.key.clone(), entry);
+        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(|entry| entry.is_gone()));
+        let before = owned.entries.insert(record.key.clone(), Box::new(entry));
         self.records += usize::from(is_added);
-        let (before, minus) = match before {
+        let (before, minus) = match before.map(|entry| *entry) {
             Some(Entry { version, body: Stored::Live { bytes, content } }) => {
                 (Some(content), fingerprint_of(record.owner, &record.key, version, &bytes))
             }

@@ -482,7 +482,7 @@ impl Node {
             limbo: self.limbo.len,
             goodbyes: self.goodbyes.len(),
             graves: self.roster.graves_len(),
-            members: self.roster.iter().count(),
+            members: self.roster.len(),
             conversations: self.conversations.len(),
             timers: self.swim.timers_len(),
             updates: self.swim.backlog(),
