@@ -266,9 +266,30 @@ impl Table {
         }
     }
 
+    /// One live content, if it is of just these bytes.
+    pub(crate) fn content_of(&self, id: NodeId, key: &Key, bytes: &Bytes) -> Option<&Content> {
+        match &self.owners.get(&id)?.entries.get(key)?.body {
+            Stored::Live { bytes: known, content } if known == bytes => Some(content),
+            Stored::Live { .. } | Stored::Gone { .. } => None,
+        }
+    }
+
     /// Every owner that counts, with its start, in order.
     pub(crate) fn counted(&self) -> impl Iterator<Item = Owner> {
         self.owners.iter().filter(|(_, owned)| owned.is_counted).map(|(&id, owned)| Owner { id, epoch: owned.epoch })
+    }
+
+    /// The live contents of every owner that counts and `is_meant`, in order.
+    pub(crate) fn counted_live(
+        &self,
+        is_meant: impl Fn(NodeId) -> bool,
+    ) -> impl Iterator<Item = (Owner, &Key, Version)> {
+        let meant = self.owners.iter().filter(move |(id, owned)| owned.is_counted && is_meant(**id));
+        meant.flat_map(|(&id, owned)| {
+            let owner = Owner { id, epoch: owned.epoch };
+            let live = owned.entries.iter().filter(|(_, entry)| !entry.is_gone());
+            live.map(move |(key, entry)| (owner, key, entry.version))
+        })
     }
 
     /// Lets an owner count in the fingerprint, or not.

@@ -433,11 +433,9 @@ impl Node {
     }
 
     fn listed(&self, is_meant: impl Fn(NodeId) -> bool) -> Vec<(Owner, Key, Version)> {
-        let owners: Vec<_> = self.table.counted().filter(|owner| is_meant(owner.id)).collect();
-        owners
-            .into_iter()
-            .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
-            .collect()
+        let mut listed = Vec::with_capacity(self.table.live_len());
+        listed.extend(self.table.counted_live(is_meant).map(|(owner, key, version)| (owner, key.clone(), version)));
+        listed
     }
 
     /// The present members, the unreachable ones and this node included, in order of their ids.
