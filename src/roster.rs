@@ -59,6 +59,10 @@ pub(crate) struct Roster {
     present: Vec<(u64, NodeId)>,
     /// Those of them that are not unreachable: news is passed on by them.
     ring: Vec<(u64, NodeId)>,
+    /// Those that are not present.
+    absent: BTreeSet<NodeId>,
+    /// Counts whoever comes or goes.
+    turn: u64,
     by_addr: BTreeSet<(SocketAddr, NodeId)>,
     /// Over the present members, and what they are accused of.
     fingerprint: u64,
@@ -92,6 +96,8 @@ impl Roster {
             entries: BTreeMap::new(),
             present: Vec::new(),
             ring: Vec::new(),
+            absent: BTreeSet::new(),
+            turn: 0,
             by_addr: BTreeSet::new(),
             fingerprint: 0,
             reachable: 0,
@@ -135,9 +141,14 @@ impl Roster {
         self.ring.len()
     }
 
-    /// Whether anybody is known who is not present.
-    pub(crate) fn has_absent(&self) -> bool {
-        self.entries.len() > self.present.len()
+    /// Those that are known and not present, in order of their ids.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
+        self.absent.iter().map(|id| (*id, &self.entries[id]))
+    }
+
+    /// Moves on whenever somebody comes, goes, or changes the state: while it stays, the same members are present.
+    pub(crate) const fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// The order-free sum over present members, without ourselves.
@@ -247,8 +258,10 @@ impl Roster {
 
     /// Counts a member in, as far as it is present.
     fn enter(&mut self, id: NodeId) {
+        self.turn += 1;
         let entry = &self.entries[&id];
         if !entry.state.is_present() {
+            self.absent.insert(id);
             return;
         }
         let at = (position(id), id);
@@ -266,8 +279,10 @@ impl Roster {
 
     /// Counts a member out again.
     fn exit(&mut self, id: NodeId) {
+        self.turn += 1;
         let entry = &self.entries[&id];
         if !entry.state.is_present() {
+            self.absent.remove(&id);
             return;
         }
         let at = (position(id), id);

@@ -240,6 +240,8 @@ pub(crate) struct Detector {
     /// Members that we cannot reach ourselves.
     suspects: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Rtt>,
+    /// The roster's turn at which all links were to present members; `None` once there is a further one.
+    links_tidied: Option<u64>,
     answers: Answers,
     health: Health,
     /// Where in the run of absent members the next round goes on.
@@ -269,6 +271,7 @@ impl Detector {
             trials: BTreeMap::new(),
             suspects: BTreeSet::new(),
             links: BTreeMap::new(),
+            links_tidied: None,
             answers: Answers::new(),
             health: Health::default(),
             absent_from: 0,
@@ -351,7 +354,9 @@ impl Detector {
     /// Forgets whom the roster does not know any more.
     pub(crate) fn keep_house(&mut self, now: Time, roster: &Roster) {
         let is_present = |id: &NodeId| roster.get(*id).is_some_and(|entry| entry.state.is_present());
-        self.links.retain(|id, _| is_present(id));
+        if self.links_tidied.replace(roster.turn()) != Some(roster.turn()) {
+            self.links.retain(|id, _| is_present(id));
+        }
         self.suspects.retain(is_present);
         self.trials.retain(|id, _| is_present(id));
         self.helps.retain(|_, help| now.since(help.asked) <= HELP_KEPT);
@@ -746,7 +751,13 @@ impl Detector {
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);
-        self.links.entry(to).and_modify(|rtt| rtt.note(sample)).or_insert(Rtt::first(sample));
+        match self.links.get_mut(&to) {
+            Some(rtt) => rtt.note(sample),
+            None => {
+                self.links.insert(to, Rtt::first(sample));
+                self.links_tidied = None;
+            }
+        }
         match purpose {
             Purpose::Attempt => self.attempt_answered(now, to, number, roster),
             Purpose::Case => {

@@ -234,7 +234,7 @@ pub struct Node {
     limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
-    /// How fast the others may change their records.
+    /// How fast the others may change their records: of those that did of late.
     changes: BTreeMap<NodeId, Allowance>,
     conversations: BTreeMap<u64, Conversation>,
     /// Whether we have yet to pull everything from somebody, and not before when.
@@ -579,7 +579,7 @@ impl Node {
         self.goodbyes.retain(|_, (since, _)| now.since(*since) <= LIMBO_KEPT);
         self.clear_limbo(now);
         let roster = &self.roster;
-        self.changes.retain(|id, _| roster.get(*id).is_some());
+        self.changes.retain(|id, allowance| !allowance.is_full(now) && roster.get(*id).is_some());
         if self.may_evict(now) {
             self.reap(now, out);
         }
