@@ -188,7 +188,7 @@ impl Contacts {
     pub(crate) fn next_wake(&self, around: &impl Around) -> Option<Time> {
         let asked = self.asked.values().map(|asked| asked.next).min();
         let join = (around.is_alone() && self.seeds().next().is_some()).then_some(self.join_at);
-        let redial = (self.seeds().next().is_some() || self.has_remembered()).then_some(self.redial_at);
+        let redial = (self.has_remembered() || self.seeds().next().is_some()).then_some(self.redial_at);
         asked.into_iter().chain(join).chain(redial).min()
     }
 

@@ -28,9 +28,17 @@ impl Allowance {
         Self { left: f64::from(at_once), at_once: f64::from(at_once), per_second: f64::from(per_second), from: now }
     }
 
+    /// Whether it is as good as new.
+    pub(crate) fn is_full(&self, now: Time) -> bool {
+        self.filled(now) >= self.at_once
+    }
+
+    fn filled(&self, now: Time) -> f64 {
+        (self.left + now.since(self.from).as_secs_f64() * self.per_second).min(self.at_once)
+    }
+
     pub(crate) fn take(&mut self, now: Time) -> bool {
-        let filled = now.since(self.from).as_secs_f64() * self.per_second;
-        self.left = (self.left + filled).min(self.at_once);
+        self.left = self.filled(now);
         self.from = now;
         let may = self.left >= 1.0;
         if may {

@@ -59,7 +59,11 @@ pub(crate) struct Roster {
     present: Vec<(u64, NodeId)>,
     /// Those of them that are not unreachable: news is passed on by them.
     ring: Vec<(u64, NodeId)>,
-    by_addr: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    /// Those that are not present.
+    absent: BTreeSet<NodeId>,
+    /// Counts whoever comes or goes.
+    turn: u64,
+    by_addr: BTreeSet<(SocketAddr, NodeId)>,
     /// Over the present members, and what they are accused of.
     fingerprint: u64,
     /// Over those that are not unreachable.
@@ -92,7 +96,9 @@ impl Roster {
             entries: BTreeMap::new(),
             present: Vec::new(),
             ring: Vec::new(),
-            by_addr: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            turn: 0,
+            by_addr: BTreeSet::new(),
             fingerprint: 0,
             reachable: 0,
             graves: BTreeMap::new(),
@@ -108,6 +114,11 @@ impl Roster {
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
         self.entries.get(&id)
+    }
+
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Every member known, in order of their ids.
@@ -130,9 +141,14 @@ impl Roster {
         self.ring.len()
     }
 
-    /// Whether anybody is known who is not present.
-    pub(crate) fn has_absent(&self) -> bool {
-        self.entries.len() > self.present.len()
+    /// Those that are known and not present, in order of their ids.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
+        self.absent.iter().map(|id| (*id, &self.entries[id]))
+    }
+
+    /// Moves on whenever somebody comes, goes, or changes the state: while it stays, the same members are present.
+    pub(crate) const fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// The order-free sum over present members, without ourselves.
@@ -157,7 +173,7 @@ impl Roster {
 
     /// The members that claim an address, whatever their state.
     pub(crate) fn at(&self, addr: SocketAddr) -> impl Iterator<Item = NodeId> {
-        self.by_addr.get(&addr).into_iter().flatten().copied()
+        self.by_addr.range((addr, NodeId(0))..=(addr, NodeId(u64::MAX))).map(|&(_, id)| id)
     }
 
     /// Whether a present member listens at an address.
@@ -181,7 +197,7 @@ impl Roster {
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
         let is_accused = state.is_present() && standing.is_out;
         let state = if is_accused { MemberState::Unreachable } else { state };
-        self.by_addr.entry(peer.addr).or_default().insert(peer.id);
+        self.by_addr.insert((peer.addr, peer.id));
         self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
         self.enter(peer.id);
     }
@@ -250,8 +266,10 @@ impl Roster {
 
     /// Counts a member in, as far as it is present.
     fn enter(&mut self, id: NodeId) {
+        self.turn += 1;
         let entry = &self.entries[&id];
         if !entry.state.is_present() {
+            self.absent.insert(id);
             return;
         }
         let at = (position(id), id);
@@ -269,8 +287,10 @@ impl Roster {
 
     /// Counts a member out again.
     fn exit(&mut self, id: NodeId) {
+        self.turn += 1;
         let entry = &self.entries[&id];
         if !entry.state.is_present() {
+            self.absent.remove(&id);
             return;
         }
         let at = (position(id), id);
@@ -301,12 +321,7 @@ impl Roster {
         }
         self.exit(id);
         let entry = self.entries.remove(&id).expect("just looked for");
-        if let Some(ids) = self.by_addr.get_mut(&entry.peer.addr) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_addr.remove(&entry.peer.addr);
-            }
-        }
+        self.by_addr.remove(&(entry.peer.addr, id));
         Some(entry)
     }
 

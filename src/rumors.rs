@@ -118,6 +118,7 @@ impl<S: Clone + Ord> Rumors<S> {
 
     /// Forgets what is old.
     pub(crate) fn forget(&mut self, now: Time) {
+        let before = self.rumors.len();
         while let Some((born, _)) = self.by_age.front() {
             if now.since(*born) <= RUMOR_KEPT {
                 break;
@@ -133,8 +134,14 @@ impl<S: Clone + Ord> Rumors<S> {
                 }
             }
         }
-        let rumors = &self.rumors;
-        self.lazy.retain(|subject| rumors.contains_key(subject));
+        if self.rumors.len() < before {
+            let rumors = &self.rumors;
+            self.lazy.retain(|subject| rumors.contains_key(subject));
+        }
+        if self.rumors.is_empty() {
+            // A join of thousands would else be paid for in memory ever after.
+            (self.by_age, self.lazy) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// What is remembered, the latest first.

@@ -38,7 +38,8 @@ struct Owned {
     watermark: Version,
     /// The highest version of a tombstone that is forgotten.
     floor: Version,
-    entries: BTreeMap<Key, Entry>,
+    /// Boxed, for most owners have one or two, and a map makes room for eleven at once.
+    entries: BTreeMap<Key, Box<Entry>>,
     /// How many of the entries are tombstones.
     gone: usize,
     /// Versions above the watermark that are known.
@@ -66,8 +67,15 @@ impl Entry {
 
 #[derive(Debug)]
 enum Stored {
-    Live { bytes: Bytes, content: Content },
-    Gone { since: Time },
+    /// With what it adds to the fingerprint.
+    Live {
+        bytes: Bytes,
+        content: Content,
+        share: u64,
+    },
+    Gone {
+        since: Time,
+    },
 }
 
 /// What merging a record did.
@@ -175,17 +183,16 @@ impl Owned {
             owner: Owner { id, epoch: self.epoch },
             watermark: self.watermark,
             highest: self.highest(),
-            sum: self.salted_sum(id, salt),
+            sum: self.salted_sum(salt),
         }
     }
 
-    fn salted_sum(&self, id: NodeId, salt: u64) -> u64 {
+    fn salted_sum(&self, salt: u64) -> u64 {
         if salt == 0 {
             return self.sum;
         }
-        let owner = Owner { id, epoch: self.epoch };
-        let live = self.entries.iter().filter_map(|(key, entry)| match &entry.body {
-            Stored::Live { bytes, .. } => Some(fingerprint_of(owner, key, entry.version, bytes)),
+        let live = self.entries.values().filter_map(|entry| match &entry.body {
+            Stored::Live { share, .. } => Some(share),
             Stored::Gone { .. } => None,
         });
         live.fold(0, |sum, one| sum.wrapping_add(xxh3_64_with_seed(&one.to_le_bytes(), salt)))
@@ -265,9 +272,30 @@ impl Table {
         }
     }
 
+    /// One live content, if it is of just these bytes.
+    pub(crate) fn content_of(&self, id: NodeId, key: &Key, bytes: &Bytes) -> Option<&Content> {
+        match &self.owners.get(&id)?.entries.get(key)?.body {
+            Stored::Live { bytes: known, content, .. } if known == bytes => Some(content),
+            Stored::Live { .. } | Stored::Gone { .. } => None,
+        }
+    }
+
     /// Every owner that counts, with its start, in order.
     pub(crate) fn counted(&self) -> impl Iterator<Item = Owner> {
         self.owners.iter().filter(|(_, owned)| owned.is_counted).map(|(&id, owned)| Owner { id, epoch: owned.epoch })
+    }
+
+    /// The live contents of every owner that counts and `is_meant`, in order.
+    pub(crate) fn counted_live(
+        &self,
+        is_meant: impl Fn(NodeId) -> bool,
+    ) -> impl Iterator<Item = (Owner, &Key, Version)> {
+        let meant = self.owners.iter().filter(move |(id, owned)| owned.is_counted && is_meant(**id));
+        meant.flat_map(|(&id, owned)| {
+            let owner = Owner { id, epoch: owned.epoch };
+            let live = owned.entries.iter().filter(|(_, entry)| !entry.is_gone());
+            live.map(move |(key, entry)| (owner, key, entry.version))
+        })
     }
 
     /// Lets an owner count in the fingerprint, or not.
@@ -341,8 +369,8 @@ impl Table {
             Body::Live(bytes) => {
                 // What we cannot read, others may: it is kept and passed on, and not shown.
                 let content = decode_content(&record.key, bytes).unwrap_or(Content::Unknown);
-                let plus = fingerprint_of(record.owner, &record.key, record.version, bytes);
-                (Stored::Live { bytes: bytes.clone(), content: content.clone() }, Some(content), plus)
+                let share = fingerprint_of(record.owner, &record.key, record.version, bytes);
+                (Stored::Live { bytes: bytes.clone(), content: content.clone(), share }, Some(content), share)
             }
         };
         owned.note(record.version, now);
@@ -352,13 +380,11 @@ impl Table {
         let lived = usize::from(after.is_some());
         let entry = Entry { version: record.version, body };
         owned.gone += usize::from(after.is_none());
-        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(Entry::is_gone));
-        let before = owned.entries.insert(record.key.clone(), entry);
+        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(|entry| entry.is_gone()));
+        let before = owned.entries.insert(record.key.clone(), Box::new(entry));
         self.records += usize::from(is_added);
-        let (before, minus) = match before {
-            Some(Entry { version, body: Stored::Live { bytes, content } }) => {
-                (Some(content), fingerprint_of(record.owner, &record.key, version, &bytes))
-            }
+        let (before, minus) = match before.map(|entry| *entry) {
+            Some(Entry { body: Stored::Live { content, share, .. }, .. }) => (Some(content), share),
             _ => (None, 0),
         };
         self.add(record.owner.id, lived, plus);
@@ -434,8 +460,8 @@ impl Table {
             let entry = owned.entries.remove(&key).expect("its key was just listed");
             owned.gone -= usize::from(entry.is_gone());
             self.records -= 1;
-            if let Stored::Live { bytes, content } = entry.body {
-                minus = minus.wrapping_add(fingerprint_of(owner, &key, entry.version, &bytes));
+            if let Stored::Live { content, share, .. } = entry.body {
+                minus = minus.wrapping_add(share);
                 dropped.push((key, content));
             }
         }
@@ -454,7 +480,7 @@ impl Table {
         let mut sums = [0u64; BUCKETS];
         for (&id, owned) in self.owners.iter().filter(|(_, owned)| owned.is_counted) {
             let sum = &mut sums[bucket(id)];
-            *sum = sum.wrapping_add(owned.salted_sum(id, salt));
+            *sum = sum.wrapping_add(owned.salted_sum(salt));
         }
         sums
     }

@@ -266,6 +266,8 @@ pub(crate) struct Detector {
     stalled: Time,
     /// Whom others reach and we do not: how often that was found, and until when we ask no more.
     backed_off: BTreeMap<NodeId, (u32, Time)>,
+    /// The roster's turn at which all links were to present members; `None` once there is a further one.
+    links_tidied: Option<u64>,
     answers: Answers,
     health: Health,
     /// When the latest news of any case came.
@@ -301,6 +303,7 @@ impl Detector {
             usual: None,
             stalled: now,
             backed_off: BTreeMap::new(),
+            links_tidied: None,
             answers: Answers::new(),
             health: Health::default(),
             news: now,
@@ -388,7 +391,9 @@ impl Detector {
     /// Forgets whom the roster does not know any more.
     pub(crate) fn keep_house(&mut self, now: Time, roster: &Roster) {
         let is_present = |id: &NodeId| roster.get(*id).is_some_and(|entry| entry.state.is_present());
-        self.links.retain(|id, _| is_present(id));
+        if self.links_tidied.replace(roster.turn()) != Some(roster.turn()) {
+            self.links.retain(|id, _| is_present(id));
+        }
         self.suspects.retain(is_present);
         self.trials.retain(|id, _| is_present(id));
         self.backed_off.retain(|id, _| is_present(id));
@@ -845,7 +850,13 @@ impl Detector {
             self.backed_off.remove(&to);
         }
         if sent >= self.stalled && sample <= TIMEOUT_MAX {
-            self.links.entry(to).and_modify(|rtt| rtt.note(sample)).or_insert(Rtt::first(sample));
+            match self.links.get_mut(&to) {
+                Some(rtt) => rtt.note(sample),
+                None => {
+                    self.links.insert(to, Rtt::first(sample));
+                    self.links_tidied = None;
+                }
+            }
             match &mut self.usual {
                 Some(usual) => usual.note(sample),
                 None => self.usual = Some(Rtt::first(sample)),

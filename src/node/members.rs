@@ -254,15 +254,8 @@ impl Node {
 
     /// Forgets members that have been gone for long.
     pub(super) fn reap(&mut self, now: Time, out: &mut Outbox) {
-        if !self.roster.has_absent() {
-            return;
-        }
-        let gone: Vec<_> = self
-            .roster
-            .iter()
-            .filter(|(_, entry)| !entry.state.is_present() && now.since(entry.since) > DOWN_KEPT)
-            .map(|(id, _)| id)
-            .collect();
+        let absent = self.roster.absent();
+        let gone: Vec<_> = absent.filter(|(_, entry)| now.since(entry.since) > DOWN_KEPT).map(|(id, _)| id).collect();
         for id in gone {
             self.forget_member(now, id, out);
         }

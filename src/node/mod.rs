@@ -237,7 +237,7 @@ pub struct Node {
     limbo: records::Limbo,
     /// Goodbyes, for passing them on: their owners' records are gone from the table.
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
-    /// How fast the others may change their records.
+    /// How fast the others may change their records: of those that did of late.
     changes: BTreeMap<NodeId, Allowance>,
     conversations: BTreeMap<u64, Conversation>,
     /// Whether we have yet to pull everything from somebody, and not before when.
@@ -439,11 +439,9 @@ impl Node {
     }
 
     fn listed(&self, is_meant: impl Fn(NodeId) -> bool) -> Vec<(Owner, Key, Version)> {
-        let owners: Vec<_> = self.table.counted().filter(|owner| is_meant(owner.id)).collect();
-        owners
-            .into_iter()
-            .flat_map(|owner| self.table.live(owner.id).map(move |(key, version, _)| (owner, key.clone(), version)))
-            .collect()
+        let mut listed = Vec::with_capacity(self.table.live_len());
+        listed.extend(self.table.counted_live(is_meant).map(|(owner, key, version)| (owner, key.clone(), version)));
+        listed
     }
 
     /// The present members, the unreachable ones and this node included, in order of their ids.
@@ -488,7 +486,7 @@ impl Node {
             limbo: self.limbo.len,
             goodbyes: self.goodbyes.len(),
             graves: self.roster.graves_len(),
-            members: self.roster.iter().count(),
+            members: self.roster.len(),
             conversations: self.conversations.len(),
             timers: self.swim.timers_len(),
             updates: self.swim.backlog(),
@@ -589,7 +587,7 @@ impl Node {
         self.goodbyes.retain(|_, (since, _)| now.since(*since) <= LIMBO_KEPT);
         self.clear_limbo(now);
         let roster = &self.roster;
-        self.changes.retain(|id, _| roster.get(*id).is_some());
+        self.changes.retain(|id, allowance| !allowance.is_full(now) && roster.get(*id).is_some());
         if self.may_evict(now) {
             self.reap(now, out);
         }

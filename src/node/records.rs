@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Allowance, GOODBYES_MAX, LIMBO_BYTES_MAX, LIMBO_KEPT, LIMBO_MAX, Node};
 use crate::effect::{Event, GoneReason, InputError, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
-use crate::record::{Content, Instance, Key, Owner};
+use crate::record::{Content, Instance, Key, MemberRecord, Owner};
 use crate::table::{Merge, RECORDS_MAX, RECORDS_PER_OWNER_MAX, record_bytes};
 use crate::time::Time;
 use crate::wire::{Body, Record, WireError, decode_content, encode_instance};
@@ -118,7 +118,7 @@ impl Node {
             self.take_own(now, &record, out);
             return Taken::Known;
         }
-        let said = member_statement(&record);
+        let said = self.member_statement(&record);
         if said.as_ref().is_some_and(|said| said.has_left) {
             return self.take_goodbye(now, record, until, out);
         }
@@ -167,7 +167,7 @@ impl Node {
             self.counters.old_epochs += 1;
             return;
         }
-        if let Some(said) = member_statement(record) {
+        if let Some(said) = self.member_statement(record) {
             let rival = Peer { id: me.id, addr: said.addr, generation: said.generation, nonce: said.nonce };
             self.meet_rival(now, &rival, false, out);
         }
@@ -203,7 +203,7 @@ impl Node {
             self.counters.goodbyes_limited += 1;
             return Taken::Dropped;
         }
-        let Some(said) = member_statement(&record) else { return Taken::Dropped };
+        let Some(said) = self.member_statement(&record) else { return Taken::Dropped };
         let has_room = self.roster.get(record.owner.id).is_some() || self.roster.has_room();
         if said.generation.epoch() != record.owner.epoch || !has_room {
             self.counters.records_limited += 1;
@@ -309,6 +309,23 @@ impl Node {
     pub(super) fn clear_limbo(&mut self, now: Time) {
         self.limbo.clear(now);
     }
+
+    /// What a member's own record says; `None` for any other record.
+    fn member_statement(&self, record: &Record) -> Option<Arc<MemberRecord>> {
+        let Body::Live(bytes) = &record.body else { return None };
+        if !record.key.is_member() {
+            return None;
+        }
+        // Most of them come again: what is known need not be read anew.
+        let content = match self.table.content_of(record.owner.id, &record.key, bytes) {
+            Some(known) => known.clone(),
+            None => decode_content(&record.key, bytes).ok()?,
+        };
+        match content {
+            Content::Member(said) => Some(said),
+            Content::Instance(_) | Content::Unknown => None,
+        }
+    }
 }
 
 /// A record that waits for its owner.
@@ -358,17 +375,5 @@ impl Limbo {
         let left = self.waiting.values().flat_map(BTreeMap::values);
         (self.len, self.bytes) =
             left.fold((0, 0), |(len, bytes), waiting| (len + 1, bytes + record_bytes(&waiting.record)));
-    }
-}
-
-/// What a member's own record says; `None` for any other record.
-fn member_statement(record: &Record) -> Option<Arc<crate::record::MemberRecord>> {
-    let Body::Live(bytes) = &record.body else { return None };
-    if !record.key.is_member() {
-        return None;
-    }
-    match decode_content(&record.key, bytes) {
-        Ok(Content::Member(said)) => Some(said),
-        _ => None,
     }
 }
