@@ -384,6 +384,8 @@ pub(crate) fn leave(options: &Options, report: &mut Report) -> Result<(), FleetE
 
 /// A member is killed, until the others tell it as down.
 pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetError> {
+    /// How often a member is probed by whoever observes it: the setting `observe_every` as shipped.
+    const OBSERVE_EVERY: Duration = Duration::from_secs(1);
     let (nodes, trials) = (options.nodes.unwrap_or(20), options.trials.unwrap_or(10));
     report.members = nodes;
     report.note(format!("{nodes} members; one is killed, {trials} times"));
@@ -392,7 +394,9 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
     let victim = nodes - 1;
     let (mut first, mut last) = (Samples::default(), Samples::default());
     for trial in 0..trials {
-        fleet.pass(SETTLE);
+        // The moment must not lie at the same place between two probes in every trial: a stride through ten of them.
+        let tenth = u32::try_from(trial * 3 % 10).expect("it is below ten");
+        fleet.pass(SETTLE + OBSERVE_EVERY * tenth / 10);
         fleet.mark();
         let name = fleet.nodes[victim].name.clone();
         let begun = Timestamp::now();
