@@ -94,9 +94,10 @@ impl Preset {
     ///
     /// For `loopback` two processors of 2.6 GHz, and what `tidings node` was measured to need of them, built with the
     /// profile `quick`: 7 ms until a process has started and left, of which the shell's part is what lay between two
-    /// starts; 0.34 ms for each member and change, with 3.4 datagrams sent and taken in and one event told; and of 10 ms
-    /// for a member of a cluster of twenty that starts, what the rest leaves for its handshakes. A timer of the runtime
-    /// ends in the millisecond after the one that it was set to, and the system's wait is rounded up to one more.
+    /// starts; 0.34 ms for each member and change, with 3.4 datagrams sent and taken in and one event told, where the
+    /// shares of these are an estimate; and of 10 ms for a member that starts in a cluster of twenty, what the rest
+    /// leaves for its handshakes. A timer of the runtime ends in the millisecond after the one that it was set to, and
+    /// the system's wait is rounded up to one more.
     pub fn machine(self) -> Option<Machine> {
         let us = Duration::from_micros;
         (self == Self::Loopback).then(|| Machine {
