@@ -19,6 +19,7 @@ const OLD_GONE_MS: f64 = 2_000.0;
 /// Starts members at once through one seed, until every view holds every member and instance.
 pub(crate) fn join(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let (nodes, runs) = (options.nodes.unwrap_or(50), options.trials.unwrap_or(20));
+    report.members = nodes;
     report.note(format!("{nodes} members through one seed, {runs} runs; from just before the last process starts"));
     let (mut each, mut last, mut first_start) = (Samples::default(), Samples::default(), Samples::default());
     for run in 0..runs {
@@ -49,6 +50,7 @@ pub(crate) fn join(options: &Options, report: &mut Report) -> Result<(), FleetEr
 /// One member after another changes a tag, until the last of the others tells it.
 pub(crate) fn change(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let (nodes, trials) = (options.nodes.unwrap_or(50), options.trials.unwrap_or(100));
+    report.members = nodes;
     let pause = options.pause.unwrap_or(Duration::from_millis(300));
     report.note(format!(
         "{nodes} members, {trials} changes, one each {pause:?}; from just before the command is written"
@@ -99,6 +101,7 @@ pub(crate) fn change(options: &Options, report: &mut Report) -> Result<(), Fleet
 /// A member joins long after all registrations.
 pub(crate) fn late(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let (nodes, trials) = (options.nodes.unwrap_or(50), options.trials.unwrap_or(5));
+    report.members = nodes;
     let after = options.after.unwrap_or(Duration::from_secs(60));
     report.note(format!("{nodes} members; {after:?} later one more joins, {trials} times; from just before its start"));
     let mut fleet = Fleet::complete("late", options, nodes, false)?;
@@ -127,6 +130,7 @@ pub(crate) fn late(options: &Options, report: &mut Report) -> Result<(), FleetEr
 /// Members that do nothing.
 pub(crate) fn idle(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(50);
+    report.members = nodes;
     let span = options.span.unwrap_or(Duration::from_secs(300));
     report.note(format!("{nodes} idle members, {span:?}"));
     let mut fleet = Fleet::complete("idle", options, nodes, false)?;
@@ -175,6 +179,7 @@ pub(crate) fn idle(options: &Options, report: &mut Report) -> Result<(), FleetEr
 /// Kills one member and starts it again at its address, with its data directory and without.
 pub(crate) fn restart(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let (nodes, trials) = (options.nodes.unwrap_or(10), options.trials.unwrap_or(20));
+    report.members = nodes;
     for keeps in [true, false] {
         let with = if keeps { "with" } else { "without" };
         report.note(format!("{nodes} members; one is killed and started {with} its data directory, {trials} times"));
@@ -300,6 +305,7 @@ pub(crate) fn large(options: &Options, report: &mut Report) -> Result<(), FleetE
     const LARGE: usize = 20 * 1024;
     const TOO_LARGE: usize = 65 * 1024;
     let (nodes, trials) = (options.nodes.unwrap_or(20), options.trials.unwrap_or(5));
+    report.members = nodes;
     report.note(format!("{nodes} members; {trials} records of {LARGE} bytes, and one of {TOO_LARGE}"));
     let mut fleet = Fleet::complete("large", options, nodes, false)?;
     fleet.pass(SETTLE);
@@ -336,6 +342,7 @@ pub(crate) fn large(options: &Options, report: &mut Report) -> Result<(), FleetE
 /// A member leaves, until the others tell its instance as down.
 pub(crate) fn leave(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let (nodes, trials) = (options.nodes.unwrap_or(20), options.trials.unwrap_or(40));
+    report.members = nodes;
     report.note(format!("{nodes} members; one leaves, {trials} times, by SIGTERM and by command in turn"));
     let mut fleet = Fleet::complete("leave", options, nodes, false)?;
     let join = fleet.addr_of(0)?;
@@ -377,14 +384,19 @@ pub(crate) fn leave(options: &Options, report: &mut Report) -> Result<(), FleetE
 
 /// A member is killed, until the others tell it as down.
 pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetError> {
+    /// How often a member is probed by whoever observes it: the setting `observe_every` as shipped.
+    const OBSERVE_EVERY: Duration = Duration::from_secs(1);
     let (nodes, trials) = (options.nodes.unwrap_or(20), options.trials.unwrap_or(10));
+    report.members = nodes;
     report.note(format!("{nodes} members; one is killed, {trials} times"));
     let mut fleet = Fleet::complete("crash", options, nodes, false)?;
     let join = fleet.addr_of(0)?;
     let victim = nodes - 1;
     let (mut first, mut last) = (Samples::default(), Samples::default());
     for trial in 0..trials {
-        fleet.pass(SETTLE);
+        // The moment must not lie at the same place between two probes in every trial: a stride through ten of them.
+        let tenth = u32::try_from(trial * 3 % 10).expect("it is below ten");
+        fleet.pass(SETTLE + OBSERVE_EVERY * tenth / 10);
         fleet.mark();
         let name = fleet.nodes[victim].name.clone();
         let begun = Timestamp::now();
@@ -415,6 +427,7 @@ pub(crate) fn crash(options: &Options, report: &mut Report) -> Result<(), FleetE
 pub(crate) fn stop(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     const STOPPED: Duration = Duration::from_secs(2);
     let (nodes, trials) = (options.nodes.unwrap_or(20), options.trials.unwrap_or(10));
+    report.members = nodes;
     let watched = options.span.unwrap_or(Duration::from_secs(15));
     report.note(format!("{nodes} members; one stands still for {STOPPED:?}, {trials} times; watched for {watched:?}"));
     let mut fleet = Fleet::complete("stop", options, nodes, false)?;

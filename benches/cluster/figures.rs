@@ -1,7 +1,10 @@
 //! Figures and what is held against them. Knows nothing of processes.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
+
+use serde::Serialize;
 
 /// Breaches and oddities printed in full; further ones are only counted.
 const TOLD_MAX: usize = 40;
@@ -72,10 +75,44 @@ impl Target {
     }
 }
 
+/// A figure as other programs read it. A value that no number can say is `null`.
+#[derive(Clone, Debug, Serialize)]
+struct Figure {
+    name: String,
+    unit: String,
+    samples: usize,
+    p50: f64,
+    p99: f64,
+    max: f64,
+    mean: f64,
+}
+
+/// An experiment as other programs read it; `tidings-sim experiment --json` writes the same.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Found {
+    experiment: &'static str,
+    members: usize,
+    /// Who measured: real processes.
+    by: &'static str,
+    /// Whether every target and promise held.
+    holds: bool,
+    figures: Vec<Figure>,
+}
+
+/// Writes all that was found, in place of what the file held.
+pub(crate) fn write_json(path: &Path, found: &[Found]) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(found)?;
+    text.push(b'\n');
+    std::fs::write(path, text)
+}
+
 /// What one experiment found, printed as it comes.
 #[derive(Debug)]
 pub(crate) struct Report {
     name: &'static str,
+    /// How many members the experiment has, once it knows.
+    pub(crate) members: usize,
+    figures: Vec<Figure>,
     /// Whether targets are judged, or only promises.
     is_timed: bool,
     misses: usize,
@@ -85,7 +122,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(name: &'static str, is_timed: bool) -> Self {
         println!("\n== {name}");
-        Self { name, is_timed, misses: 0, oddities: 0 }
+        Self { name, members: 0, figures: Vec::new(), is_timed, misses: 0, oddities: 0 }
     }
 
     /// Prints something worth knowing.
@@ -104,6 +141,8 @@ impl Report {
         let [p50, p99, max] = quantiles;
         let (mean, count) = (samples.mean(), values.len());
         println!("   {what}: p50 {p50:.3} p99 {p99:.3} max {max:.3} mean {mean:.3} {unit} ({count} samples)");
+        let (name, unit_name) = (what.to_owned(), unit.to_owned());
+        self.figures.push(Figure { name, unit: unit_name, samples: count, p50, p99, max, mean });
         for target in targets.iter().filter(|_| self.is_timed) {
             let (name, limit) = target.parts();
             // Not `>`: what is no number misses too.
@@ -132,11 +171,12 @@ impl Report {
         }
     }
 
-    /// Prints the end; whether everything held.
-    pub(crate) fn end(self) -> bool {
+    /// Prints the end. Gives whether everything held, and what was found.
+    pub(crate) fn end(self) -> (bool, Found) {
         let holds = self.misses == 0;
         let said = if holds { "holds" } else { "DOES NOT HOLD" };
         println!("== {}: {said} ({} misses, {} oddities)", self.name, self.misses, self.oddities);
-        holds
+        let Self { name: experiment, members, figures, .. } = self;
+        (holds, Found { experiment, members, by: "processes", holds, figures })
     }
 }

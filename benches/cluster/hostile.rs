@@ -83,6 +83,7 @@ fn is_gossip(bytes: &[u8]) -> bool {
 /// start.
 pub(crate) fn replay(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(10);
+    report.members = nodes;
     let span = options.span.unwrap_or(Duration::from_secs(60));
     report.note(format!("{nodes} members, listened to for {span:?}"));
     let mut tapped = Tapped::complete("replay", options, nodes)?;
@@ -170,6 +171,7 @@ const AMMUNITION: usize = 4_096;
 /// One member is sent junk, truncated, foreign and repeated datagrams, while the others look up and change.
 pub(crate) fn flood(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(10);
+    report.members = nodes;
     let span = options.span.unwrap_or(Duration::from_secs(30));
     report.note(format!("{nodes} members; one is flooded for {span:?}"));
     let mut tapped = Tapped::complete("flood", options, nodes)?;

@@ -130,6 +130,7 @@ fn command(fleet: &mut Fleet, index: usize, command: &str, report: &mut Report) 
 /// with its old key file, once before the old key is removed, and once more after.
 pub(crate) fn rotate(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(20);
+    report.members = nodes;
     let options = Options { has_key: true, ..options.clone() };
     report.note(format!("{nodes} members, one of them away"));
     let mut fleet = Fleet::complete("rotate", &options, nodes, true)?;
@@ -191,6 +192,7 @@ fn go_away(fleet: &mut Fleet, index: usize) -> Result<(), FleetError> {
 /// A cluster without a key gets one: three rounds of restarts, one member after the other.
 pub(crate) fn encrypt(options: &Options, report: &mut Report) -> Result<(), FleetError> {
     let nodes = options.nodes.unwrap_or(10);
+    report.members = nodes;
     let options = Options { has_key: false, ..options.clone() };
     report.note(format!("{nodes} members; each is restarted three times, one after the other"));
     let mut fleet = Fleet::complete("encrypt", &options, nodes, true)?;

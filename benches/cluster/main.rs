@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use figures::Report;
+use figures::{Found, Report};
 
 const USAGE: &str = "\
 usage: cargo bench --bench cluster -- [EXPERIMENT ...] [OPTION ...]
@@ -46,6 +46,7 @@ options:
   --pause TIME   change: time between two changes (default 300ms)
   --log FILTER   the members' RUST_LOG; their standard error is kept with the state (see --state)
   --state DIR    keep data directories and standard error there, instead of a directory that is removed
+  --json FILE    write the figures there as well, as JSON
 
 A time is a whole number with ms or s. The exit code is 1 if a target or a promise does not hold.
 Under `cargo test --benches` promises are checked, but no times: unoptimised code has no figures worth judging.";
@@ -60,6 +61,7 @@ struct Options {
     pause: Option<Duration>,
     log: Option<String>,
     state: Option<PathBuf>,
+    json: Option<PathBuf>,
     has_key: bool,
     /// Whether times are judged, and not only promises.
     is_timed: bool,
@@ -112,14 +114,23 @@ fn main() -> ExitCode {
         eprintln!("signals cannot be caught: {error}");
         return ExitCode::FAILURE;
     }
-    let mut holds = true;
+    let (mut holds, mut all_found) = (true, Vec::new());
     for (name, options) in planned(&names, &options) {
-        holds &= run(name, &options);
+        let (held, found) = run(name, &options);
+        holds &= held;
+        all_found.push(found);
+        // After each, so that whoever interrupts the next keeps what there is.
+        if let Some(path) = &options.json
+            && let Err(error) = figures::write_json(path, &all_found)
+        {
+            eprintln!("{} cannot be written: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
     }
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(name: &'static str, options: &Options) -> bool {
+fn run(name: &'static str, options: &Options) -> (bool, Found) {
     let (_, experiment) = EXPERIMENTS.iter().find(|(known, _)| *known == name).expect("names were checked");
     let mut report = Report::new(name, options.is_timed);
     if let Err(error) = experiment(options, &mut report) {
@@ -152,6 +163,7 @@ fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Option<
             "--key" => options.has_key = true,
             "--log" => options.log = Some(value()?),
             "--state" => options.state = Some(PathBuf::from(value()?)),
+            "--json" => options.json = Some(PathBuf::from(value()?)),
             // What cargo itself passes: `cargo bench` the first, `cargo test --benches` nothing or the second.
             "--bench" => options.is_timed = true,
             "--test" => {}

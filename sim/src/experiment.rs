@@ -1,5 +1,7 @@
 //! Worlds with a question and a target: what is done to how many nodes, what is measured, and what is good enough.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -8,7 +10,8 @@ use tidings::record::{Endpoint, Instance, Key};
 use tidings::time::Time;
 
 use crate::check;
-use crate::world::{HostIndex, Traffic, World};
+use crate::link::Preset;
+use crate::world::{HostIndex, Traffic, World, WorldConfig};
 
 /// A question, and how it is answered in one world.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +20,44 @@ pub struct Experiment {
     pub name: &'static str,
     /// The question in a sentence.
     pub about: &'static str,
-    /// Answers it in a fresh world; an error says what did not hold.
-    pub run: fn(&mut World) -> Result<Vec<Figure>, String>,
+    /// How many nodes it has, where nobody asks for another number.
+    pub nodes: usize,
+    /// Answers it in a fresh world, for so many nodes; an error says what did not hold.
+    pub run: fn(&mut World, usize) -> Result<Vec<Figure>, String>,
     /// What is good enough, over all seeds.
     pub targets: &'static [Target],
     /// Whether each seed runs twice, to compare the hashes.
     pub is_run_twice: bool,
+}
+
+/// How a world differs from the one that an experiment has by itself.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Setting {
+    /// So many nodes.
+    pub nodes: Option<usize>,
+    /// These links, and the machine that all hosts share where such links are found.
+    pub network: Option<Preset>,
+}
+
+impl Setting {
+    /// The world that `seed` draws.
+    pub fn world(&self, seed: u64) -> World {
+        let config = WorldConfig::new(seed);
+        World::new(match self.network {
+            Some(preset) => WorldConfig { network: preset.network(), machine: preset.machine(), ..config },
+            None => config,
+        })
+    }
+}
+
+/// As options of the command line.
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(nodes) = self.nodes {
+            write!(f, " --nodes {nodes}")?;
+        }
+        self.network.map_or(Ok(()), |network| write!(f, " --network {}", network.name()))
+    }
 }
 
 /// Something measured; the name ends in its unit.
@@ -49,44 +84,50 @@ pub struct Target {
 pub const ALL: &[Experiment] = &[
     Experiment {
         name: "join",
-        about: "50 nodes start within half a second and join through one: until every view holds everything",
-        run: |world| join(world, 50),
+        about: "nodes start within half a second and join through one: until every view holds everything",
+        nodes: 50,
+        run: join,
         targets: &[worst("joined_ms", 1_500.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "converge",
-        about: "40 nodes change their records at 10 % and at 30 % loss: from the last change until all views are equal",
-        run: |world| converge(world, 40),
+        about: "nodes change their records at 10 % and at 30 % loss: from the last change until all views are equal",
+        nodes: 40,
+        run: converge,
         targets: &[worst("equal_at_10_percent_ms", 5_000.0), worst("equal_at_30_percent_ms", 15_000.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "late-joiner",
-        about: "one more joins 50 nodes 60 s after all registrations: until it knows every record",
-        run: |world| late_joiner(world, 50),
+        about: "one more joins 60 s after all registrations: until it knows every record",
+        nodes: 50,
+        run: late_joiner,
         targets: &[worst("knows_all_ms", 1_000.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "split",
-        about: "half of 40 nodes are split off for 60 s, then for 10 min, with changes on both sides: from the heal until \
+        about: "half of the nodes are split off for 60 s, then for 10 min, with changes on both sides: from the heal until \
                 all views are equal",
-        run: |world| split(world, 40, &[Duration::from_secs(60), Duration::from_secs(600)]),
+        nodes: 40,
+        run: |world, nodes| split(world, nodes, &[Duration::from_secs(60), Duration::from_secs(600)]),
         targets: &[worst("healed_ms", 10_000.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "idle",
-        about: "50 nodes and no change for 5 min: what a member sends",
-        run: |world| idle(world, 50, Duration::from_secs(300)),
+        about: "no change for 5 min: what a member sends",
+        nodes: 50,
+        run: |world, nodes| idle(world, nodes, Duration::from_secs(300)),
         targets: &[worst("packets_per_s", 2.5), worst("bytes_per_s", 300.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "change",
-        about: "one of 50 nodes changes a tag, ten times: until the last sees it, and what it costs",
-        run: |world| change(world, 50, 10),
+        about: "one of the nodes changes a tag, ten times: until the last sees it, and what it costs",
+        nodes: 50,
+        run: |world, nodes| change(world, nodes, 10),
         targets: &[
             Target { figure: "last_sees_ms", quantile: 0.5, at_most: 30.0 },
             Target { figure: "last_sees_ms", quantile: 0.99, at_most: 100.0 },
@@ -96,23 +137,34 @@ pub const ALL: &[Experiment] = &[
     },
     Experiment {
         name: "leave",
-        about: "five of 20 nodes leave, one after another: until no other node lists their instances",
-        run: |world| leave(world, 20, 5),
+        about: "five of the nodes leave, one after another: until no other node lists their instances",
+        nodes: 20,
+        run: |world, nodes| leave(world, nodes, 5),
         targets: &[Target { figure: "dropped_ms", quantile: 0.99, at_most: 150.0 }],
         is_run_twice: false,
     },
     Experiment {
+        name: "crash",
+        about: "one of the nodes crashes, ten times, at drawn moments: until the first and the last of the others tell it",
+        nodes: 20,
+        run: |world, nodes| crash(world, nodes, 10),
+        targets: &[],
+        is_run_twice: false,
+    },
+    Experiment {
         name: "restart",
-        about: "one of 20 nodes crashes and starts again, ten times with its data directory and ten times without: \
+        about: "one of the nodes crashes and starts again, ten times with its data directory and ten times without: \
                 until all views are equal and true",
-        run: |world| restart(world, 20, 10),
+        nodes: 20,
+        run: |world, nodes| restart(world, nodes, 10),
         targets: &[worst("restarted_ms", 2_000.0), worst("replaced_ms", 2_000.0)],
         is_run_twice: false,
     },
     Experiment {
         name: "determinism",
         about: "loss, splits, crashes, restarts, leaves and changes, each seed twice: the same hash",
-        run: |world| trouble(world, 20, Duration::from_secs(60)),
+        nodes: 20,
+        run: |world, nodes| trouble(world, nodes, Duration::from_secs(60)),
         targets: &[],
         is_run_twice: true,
     },
@@ -125,13 +177,27 @@ const fn worst(figure: &'static str, at_most: f64) -> Target {
     Target { figure, quantile: 1.0, at_most }
 }
 
-/// Starts `nodes` nodes within half a second, each with one instance, and waits until all views are equal and true.
+/// Starts `nodes` nodes within half a second, each with one instance, and waits until all views are equal and true. On
+/// a [`Machine`](crate::world::Machine) that they share, they start as fast as it can start them.
 ///
 /// Gives `joined_ms`, from the last start.
 ///
 /// # Errors
 /// What is wrong with the views when patience ends.
 pub fn join(world: &mut World, nodes: usize) -> Result<Vec<Figure>, String> {
+    let last = if world.machine().is_some() { start_at_once(world, nodes)? } else { start_one_by_one(world, nodes)? };
+    settle(world)?;
+    Ok(vec![since("joined_ms", last, world.told_at())])
+}
+
+/// Lets the program's word come to its node: at once, where nothing else is to do.
+fn ask(world: &mut World) {
+    let asked = world.occupy(|machine| machine.tell + machine.input);
+    world.run_until(asked);
+}
+
+/// Starts nodes at drawn moments of half a second, the first of them at once, and gives the last start.
+fn start_one_by_one(world: &mut World, nodes: usize) -> Result<Time, String> {
     let mut starts: Vec<Duration> =
         (1..nodes).map(|_| world.rng().random_range(Duration::ZERO..Duration::from_millis(500))).collect();
     starts.sort_unstable();
@@ -143,8 +209,38 @@ pub fn join(world: &mut World, nodes: usize) -> Result<Vec<Figure>, String> {
         let host = world.add_node(&[first]);
         register(world, host, "main", "v1")?;
     }
-    let last = world.now();
-    Ok(vec![since("joined_ms", last, settle(world)?)])
+    Ok(world.now())
+}
+
+/// Starts a node, and when it runs all others, as a shell would that waits for none of them. Gives when the last was
+/// asked to start: its node runs a while later, when the machine has come to it.
+fn start_at_once(world: &mut World, nodes: usize) -> Result<Time, String> {
+    let first = world.add_node(&[]);
+    register(world, first, "main", "v1")?;
+    let (mut asked, mut starting) = (world.now(), VecDeque::new());
+    for _ in 1..nodes {
+        let shell_goes_on = world.occupy(|machine| machine.spawn);
+        run_starting(world, first, &mut starting, shell_goes_on)?;
+        asked = world.now();
+        starting.push_back(world.occupy(|machine| machine.start));
+    }
+    let end = starting.back().copied().unwrap_or(asked);
+    run_starting(world, first, &mut starting, end)?;
+    Ok(asked)
+}
+
+/// Runs until `end`, and starts each node of `starting` when its time has come.
+fn run_starting(world: &mut World, seed: HostIndex, starting: &mut VecDeque<Time>, end: Time) -> Result<(), String> {
+    while let Some(&due) = starting.front()
+        && due <= end
+    {
+        starting.pop_front();
+        world.run_until(due);
+        let host = world.add_node(&[seed]);
+        register(world, host, "main", "v1")?;
+    }
+    world.run_until(end);
+    Ok(())
 }
 
 /// Changes records at 10 % and at 30 % loss.
@@ -271,8 +367,10 @@ pub fn change(world: &mut World, nodes: usize, trials: usize) -> Result<Vec<Figu
         world.set_marker(Some(tag.clone().into_bytes()));
         let before: Vec<_> = (0..nodes).map(|host| world.traffic_of(host)).collect();
         let begin = world.now();
+        ask(world);
         register(world, host, "main", &tag)?;
-        let seen = world.run_until_cond(PATIENCE, check::views_agree).ok_or_else(|| unsettled(world))?;
+        world.run_until_cond(PATIENCE, check::views_agree).ok_or_else(|| unsettled(world))?;
+        let seen = world.told_at();
         world.run_until(seen + FOLLOWED);
         check::settled(world)?;
         let sent: Vec<_> = (0..nodes).map(|host| world.traffic_of(host) - before[host]).collect();
@@ -310,16 +408,51 @@ pub fn leave(world: &mut World, nodes: usize, leavers: usize) -> Result<Vec<Figu
         world.run_for(pause);
         let id = world.node(leaver).expect("each leaves once").peer().id;
         let begin = world.now();
+        ask(world);
         world.leave(leaver).map_err(|error| format!("host {leaver} may not leave: {error}"))?;
         let mut asked = None;
         let dropped = world.run_until_cond(PATIENCE, |world| {
             asked.replace(world.view_changes()) != Some(world.view_changes())
                 && world.running().all(|(_, node)| node.live_records().iter().all(|(owner, ..)| owner.id != id))
         });
-        figures.push(since("dropped_ms", begin, dropped.ok_or_else(|| unsettled(world))?));
+        dropped.ok_or_else(|| unsettled(world))?;
+        figures.push(since("dropped_ms", begin, world.told_at()));
         settle(world)?;
     }
     Ok(figures)
+}
+
+/// Crashes a node, `trials` times; each time another process takes its place afterwards.
+///
+/// Gives for each `first_tells_ms` and `last_tells_ms`, from the crash until the first and the last of the others told
+/// its program that the node is unreachable.
+///
+/// # Errors
+/// What is wrong with the views when patience ends, or that somebody was called unreachable who ran.
+pub fn crash(world: &mut World, nodes: usize, trials: usize) -> Result<Vec<Figure>, String> {
+    join(world, nodes)?;
+    let mut figures = Vec::new();
+    for _ in 0..trials {
+        // The moment must not lie at the same place between the nodes' timers in every trial.
+        let pause = world.rng().random_range(Duration::from_secs(3)..Duration::from_secs(5));
+        world.run_for(pause);
+        // Not the seed, through which whoever takes a place joins.
+        let host = world.rng().random_range(1..nodes);
+        let begin = world.now();
+        world.crash(host);
+        let newest = |world: &World| world.watch().losses().last().and_then(|loss| loss.first.zip(loss.last));
+        let told = world.run_until_cond(PATIENCE, |world| newest(world).is_some()).and_then(|_| newest(world));
+        let (first, last) =
+            told.ok_or_else(|| format!("not within {PATIENCE:?}: all tell the crash of host {host}"))?;
+        figures.extend([since("first_tells_ms", begin, first), since("last_tells_ms", begin, last)]);
+        world.replace(host);
+        register(world, host, "main", "again")?;
+        settle(world)?;
+    }
+    match world.watch().downs().wrong {
+        0 => Ok(figures),
+        wrong => Err(format!("{wrong} times a node that ran was called unreachable")),
+    }
 }
 
 /// Crashes a node and starts it again, `rounds` times with its data directory and as often without.

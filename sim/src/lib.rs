@@ -28,8 +28,10 @@
 //! | [`trace`] | a running hash over everything that happened, and a line per event for people |
 //! | [`experiment`] | worlds with a question and a target |
 //! | [`report`] | the answers over many seeds |
+//! | [`compare`] | the same experiments with real processes, beside these |
 
 pub mod check;
+pub mod compare;
 pub mod experiment;
 pub mod fault;
 pub mod foca_node;

@@ -10,18 +10,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::ParallelProgressIterator;
 use rayon::prelude::*;
 use tidings::node::Tuning;
-use tidings_sim::experiment::{ALL, Experiment};
+use tidings_sim::compare::Comparison;
+use tidings_sim::experiment::{ALL, Experiment, Setting};
 use tidings_sim::foca_node::FocaSettings;
 use tidings_sim::fuzz::{self, Kind};
+use tidings_sim::link::Preset;
 use tidings_sim::oracle::Anomaly;
 use tidings_sim::page::{ResultFile, page};
 use tidings_sim::replay::{self, Until};
-use tidings_sim::report::{Summary, run_seed, run_seeds};
+use tidings_sim::report::{Found, Summary, run_seed, run_seeds};
 use tidings_sim::run::{Options, Outcome, run};
 use tidings_sim::scenario::Scenario;
 use tidings_sim::sweep::{self, Axis};
 use tidings_sim::tune::{self, NetworkName, Question};
 use tidings_sim::units::{Rate, Share, Span};
+use tidings_sim::world::HOSTS_MAX;
 use tidings_sim::{Mode, library, oracle};
 
 /// Rehearse what can happen to a tidings cluster, in simulated time.
@@ -60,6 +63,11 @@ enum Command {
     Replay(ReplayArgs),
     /// Run an experiment with a target (or `all`).
     Experiment(ExperimentArgs),
+    /// Put what real processes measured (`cargo bench --bench cluster -- --json FILE`) beside what was measured here.
+    ///
+    /// Prints a table in Markdown. Exit code 0: all medians are alike, from 0.7 to 1.4 times those of real processes.
+    /// 1: one is not, and stands with a mark. 2: the files hold nothing that can be compared.
+    Compare(CompareArgs),
 }
 
 #[derive(Args)]
@@ -237,9 +245,39 @@ struct ExperimentArgs {
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// How many nodes, in place of the experiment's own number.
+    ///
+    /// The targets are those for its own number in a data centre, and are judged all the same.
+    #[arg(long, value_parser = nodes)]
+    nodes: Option<usize>,
+    /// The links: loopback, lan, region3, wan5, mobile. On loopback all nodes share two processors as well.
+    #[arg(long, value_name = "NAME")]
+    network: Option<Preset>,
+    /// Write the figures to this file as well, as JSON.
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    json: Option<PathBuf>,
     /// Run the first seed only, with a line per event on standard error.
     #[arg(long)]
     trace: bool,
+}
+
+#[derive(Args)]
+struct CompareArgs {
+    /// What real processes measured.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    real: Vec<PathBuf>,
+    /// What `tidings-sim experiment --json` measured.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    simulated: Vec<PathBuf>,
+}
+
+/// Nodes of an experiment: enough that five may leave.
+fn nodes(text: &str) -> Result<usize, String> {
+    let range = 10..=HOSTS_MAX - 1;
+    text.parse()
+        .ok()
+        .filter(|nodes| range.contains(nodes))
+        .ok_or_else(|| format!("not a number from 10 to {}", range.end()))
 }
 
 /// Why a command did not come to an end.
@@ -268,6 +306,7 @@ fn main() -> ExitCode {
         Command::Tune(args) => tune_command(&args),
         Command::Replay(args) => replay_command(&args),
         Command::Experiment(args) => experiment_command(&args),
+        Command::Compare(args) => compare_command(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -534,22 +573,49 @@ fn experiment_command(args: &ExperimentArgs) -> Result<bool, Trouble> {
         let names: Vec<&str> = ALL.iter().map(|experiment| experiment.name).collect();
         return Err(Trouble::Wrong(format!("no experiment {:?}; there are {}, all", args.name, names.join(", "))));
     }
-    let mut all_pass = true;
+    let setting = Setting { nodes: args.nodes, network: args.network };
+    let (mut all_pass, mut all_found) = (true, Vec::new());
     for experiment in chosen {
         let seeds = if args.trace { 1 } else { args.seeds };
         let last = args.from.wrapping_add(seeds - 1);
-        writeln!(io::stdout(), "{}: seeds {} to {last}\n  {}", experiment.name, args.from, experiment.about)?;
+        let Experiment { name, about, .. } = experiment;
+        let nodes = args.nodes.unwrap_or(experiment.nodes);
+        writeln!(io::stdout(), "{name}: {nodes} nodes, seeds {} to {last}\n  {about}", args.from)?;
         let summary = if args.trace {
-            let outcome = run_seed(experiment, args.from, Some(Box::new(BufWriter::new(io::stderr()))));
+            let sink = Box::new(BufWriter::new(io::stderr()));
+            let outcome = run_seed(experiment, &setting, args.from, Some(sink));
             writeln!(io::stdout(), "  hash {:016x}", outcome.hash)?;
-            Summary::new(*experiment, vec![outcome])
+            Summary::new(*experiment, setting, vec![outcome])
         } else {
-            run_seeds(experiment, args.from, seeds)
+            run_seeds(experiment, &setting, args.from, seeds)
         };
         writeln!(io::stdout(), "{summary}")?;
         all_pass &= summary.is_pass();
+        all_found.push(summary.found());
+    }
+    if let Some(path) = &args.json {
+        let mut text = serde_json::to_string_pretty(&all_found).map_err(io::Error::from)?;
+        text.push('\n');
+        let wrong = |error| Trouble::Wrong(format!("{} cannot be written: {error}", path.display()));
+        fs::write(path, text).map_err(wrong)?;
     }
     Ok(all_pass)
+}
+
+fn compare_command(args: &CompareArgs) -> Result<bool, Trouble> {
+    let (real, simulated) = (read_found(&args.real)?, read_found(&args.simulated)?);
+    let comparison = Comparison::new(&real, &simulated).map_err(Trouble::Wrong)?;
+    writeln!(io::stdout(), "{comparison}")?;
+    Ok(comparison.is_alike())
+}
+
+fn read_found(paths: &[PathBuf]) -> Result<Vec<Found>, Trouble> {
+    let read = |path: &PathBuf| -> Result<Vec<Found>, Trouble> {
+        let wrong = |error: &dyn std::fmt::Display| Trouble::Wrong(format!("{}: {error}", path.display()));
+        let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        serde_json::from_str(&text).map_err(|error| wrong(&error))
+    };
+    Ok(paths.iter().map(read).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
@@ -565,7 +631,15 @@ mod tests {
 
     #[test]
     fn a_wrong_argument_is_refused() {
-        for line in ["", "nonsense", "run", "run half-split --seeds 0", "sweep half-split", "fuzz --without moon"] {
+        for line in [
+            "",
+            "nonsense",
+            "run",
+            "run half-split --seeds 0",
+            "sweep half-split",
+            "fuzz --without moon",
+            "experiment join --nodes 9",
+        ] {
             let words = ["tidings-sim"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line:?} was accepted");
         }

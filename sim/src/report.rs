@@ -9,8 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::experiment::{Experiment, Figure, Target};
-use crate::world::{World, WorldConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::{Experiment, Figure, Setting, Target};
 
 /// What one seed gave.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,16 +28,57 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Summary {
     experiment: Experiment,
+    setting: Setting,
     outcomes: Vec<Outcome>,
 }
 
+/// An experiment as other programs read it; `cargo bench --bench cluster -- --json` writes the same.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// Its name.
+    pub experiment: String,
+    /// How many members it had.
+    pub members: usize,
+    /// Who measured: `processes` or `tidings-sim`.
+    pub by: String,
+    /// Whether everything held.
+    pub holds: bool,
+    /// What was measured.
+    pub figures: Vec<FoundFigure>,
+}
+
+/// A figure of [`Found`]: values over all trials, or over all seeds and trials.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FoundFigure {
+    /// What was measured.
+    pub name: String,
+    /// In what; without, the name ends in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// How many values there were.
+    pub samples: usize,
+    /// The median; `None` here and below for what is no number.
+    pub p50: Option<f64>,
+    /// What 99 of 100 values do not exceed.
+    pub p99: Option<f64>,
+    /// The largest.
+    pub max: Option<f64>,
+    /// The mean.
+    pub mean: Option<f64>,
+}
+
 /// Runs `experiment` with one seed, and a line per event to `trace` if there is one.
-pub fn run_seed(experiment: &Experiment, seed: u64, trace: Option<Box<dyn std::io::Write + Send>>) -> Outcome {
-    let first = run_once(experiment, seed, trace);
+pub fn run_seed(
+    experiment: &Experiment,
+    setting: &Setting,
+    seed: u64,
+    trace: Option<Box<dyn std::io::Write + Send>>,
+) -> Outcome {
+    let first = run_once(experiment, setting, seed, trace);
     if !experiment.is_run_twice || first.result.is_err() {
         return first;
     }
-    let second = run_once(experiment, seed, None);
+    let second = run_once(experiment, setting, seed, None);
     if second == first {
         return first;
     }
@@ -46,7 +88,7 @@ pub fn run_seed(experiment: &Experiment, seed: u64, trace: Option<Box<dyn std::i
 }
 
 /// Runs `experiment` with the `count` seeds from `from` on, side by side on all cores, one world to a thread.
-pub fn run_seeds(experiment: &Experiment, from: u64, count: u64) -> Summary {
+pub fn run_seeds(experiment: &Experiment, setting: &Setting, from: u64, count: u64) -> Summary {
     let next = AtomicU64::new(0);
     let outcomes = Mutex::new(Vec::new());
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -58,7 +100,7 @@ pub fn run_seeds(experiment: &Experiment, from: u64, count: u64) -> Summary {
                     if index >= count {
                         return;
                     }
-                    let outcome = run_seed(experiment, from.wrapping_add(index), None);
+                    let outcome = run_seed(experiment, setting, from.wrapping_add(index), None);
                     outcomes.lock().expect("nobody panics while holding it").push(outcome);
                 }
             });
@@ -66,13 +108,33 @@ pub fn run_seeds(experiment: &Experiment, from: u64, count: u64) -> Summary {
     });
     let mut outcomes = outcomes.into_inner().expect("nobody panics while holding it");
     outcomes.sort_unstable_by_key(|outcome| outcome.seed);
-    Summary { experiment: *experiment, outcomes }
+    Summary { experiment: *experiment, setting: *setting, outcomes }
 }
 
 impl Summary {
     /// What was found, for one experiment.
-    pub const fn new(experiment: Experiment, outcomes: Vec<Outcome>) -> Self {
-        Self { experiment, outcomes }
+    pub const fn new(experiment: Experiment, setting: Setting, outcomes: Vec<Outcome>) -> Self {
+        Self { experiment, setting, outcomes }
+    }
+
+    /// What was found, as other programs read it.
+    pub fn found(&self) -> Found {
+        let figure = |(name, values): (&str, Vec<f64>)| FoundFigure {
+            name: name.to_owned(),
+            unit: None,
+            samples: values.len(),
+            p50: Some(quantile(&values, 0.5)),
+            p99: Some(quantile(&values, 0.99)),
+            max: Some(quantile(&values, 1.0)),
+            mean: Some(values.iter().sum::<f64>() / values.len() as f64),
+        };
+        Found {
+            experiment: self.experiment.name.to_owned(),
+            members: self.setting.nodes.unwrap_or(self.experiment.nodes),
+            by: "tidings-sim".to_owned(),
+            holds: self.is_pass(),
+            figures: self.figures().into_iter().map(figure).collect(),
+        }
     }
 
     /// Whether every seed held and every target is met.
@@ -120,7 +182,9 @@ impl fmt::Display for Summary {
         const NAMED_MAX: usize = 8;
         let name = self.experiment.name;
         for (seed, why) in self.failures() {
-            writeln!(f, "FAILED seed {seed}: {why}\n  replay: tidings-sim experiment {name} --from {seed} --seeds 1")?;
+            let setting = &self.setting;
+            writeln!(f, "FAILED seed {seed}: {why}")?;
+            writeln!(f, "  replay: tidings-sim experiment {name}{setting} --from {seed} --seeds 1")?;
         }
         for (figure, values) in self.figures() {
             let [p50, p99, max] = [0.5, 0.99, 1.0].map(|q| quantile(&values, q));
@@ -149,14 +213,19 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-fn run_once(experiment: &Experiment, seed: u64, trace: Option<Box<dyn std::io::Write + Send>>) -> Outcome {
+fn run_once(
+    experiment: &Experiment,
+    setting: &Setting,
+    seed: u64,
+    trace: Option<Box<dyn std::io::Write + Send>>,
+) -> Outcome {
     // A world that panicked is dropped with everything in it: no broken state is seen again.
     let run = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(WorldConfig::new(seed));
+        let mut world = setting.world(seed);
         if let Some(sink) = trace {
             world.write_trace(sink);
         }
-        let result = (experiment.run)(&mut world);
+        let result = (experiment.run)(&mut world, setting.nodes.unwrap_or(experiment.nodes));
         Outcome { seed, hash: world.hash(), result }
     }));
     run.unwrap_or_else(|panic| Outcome { seed, hash: 0, result: Err(words_of(panic.as_ref())) })
@@ -174,7 +243,8 @@ mod tests {
     const EXPERIMENT: Experiment = Experiment {
         name: "even",
         about: "an even seed holds",
-        run: |world| {
+        nodes: 1,
+        run: |world, _| {
             assert!(world.report().seed != 7, "seven breaks off");
             let value = world.report().seed as f64;
             if world.report().seed.is_multiple_of(2) {
@@ -189,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_failing_seed_is_told_with_its_replay() {
-        let summary = run_seeds(&EXPERIMENT, 6, 3);
+        let summary = run_seeds(&EXPERIMENT, &Setting::default(), 6, 3);
         assert!(!summary.is_pass());
         assert_eq!(summary.failures().collect::<Vec<_>>(), [(7, "seven breaks off")]);
         let text = summary.to_string();
@@ -199,20 +269,20 @@ mod tests {
 
     #[test]
     fn seeds_that_hold_and_meet_the_target_pass() {
-        assert!(run_seeds(&EXPERIMENT, 4, 1).is_pass());
-        assert!(!run_seeds(&EXPERIMENT, 5, 1).is_pass());
+        assert!(run_seeds(&EXPERIMENT, &Setting::default(), 4, 1).is_pass());
+        assert!(!run_seeds(&EXPERIMENT, &Setting::default(), 5, 1).is_pass());
     }
 
     #[test]
     fn a_run_that_does_not_repeat_is_noticed() {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let fickle = Experiment {
-            run: |_| Ok(vec![Figure { name: "run", value: RUNS.fetch_add(1, Ordering::Relaxed) as f64 }]),
+            run: |_, _| Ok(vec![Figure { name: "run", value: RUNS.fetch_add(1, Ordering::Relaxed) as f64 }]),
             targets: &[],
             is_run_twice: true,
             ..EXPERIMENT
         };
-        let outcome = run_seed(&fickle, 1, None);
+        let outcome = run_seed(&fickle, &Setting::default(), 1, None);
         assert!(outcome.result.expect_err("the second run gave another value").contains("two runs differ"));
     }
 

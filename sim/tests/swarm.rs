@@ -1,6 +1,6 @@
 //! A few seeds of every experiment: enough to notice what broke. Hundreds of seeds are for `tidings-sim all`.
 
-use tidings_sim::experiment::ALL;
+use tidings_sim::experiment::{ALL, Setting};
 use tidings_sim::report::run_seeds;
 
 /// Seeds that every push tries; a machine that looks for bugs starts elsewhere.
@@ -11,7 +11,7 @@ const FROM: u64 = 1;
 fn must_pass(name: &str, seeds: u64) {
     println!("seeds {FROM} to {}", FROM + seeds - 1);
     let experiment = ALL.iter().find(|experiment| experiment.name == name).expect("the experiment exists");
-    let summary = run_seeds(experiment, FROM, seeds);
+    let summary = run_seeds(experiment, &Setting::default(), FROM, seeds);
     assert!(summary.is_pass(), "{summary}");
     println!("{summary}");
 }
@@ -49,6 +49,11 @@ fn a_change_reaches_the_last_member_at_once_and_is_sent_a_few_times_only() {
 #[test]
 fn what_a_member_offered_is_gone_when_it_has_left() {
     must_pass("leave", 2);
+}
+
+#[test]
+fn all_others_tell_a_crash() {
+    must_pass("crash", 2);
 }
 
 #[test]

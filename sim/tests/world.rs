@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidings::record::{Instance, Key};
+use tidings_sim::experiment::{self, Figure};
+use tidings_sim::link::Preset;
+use tidings_sim::world::Machine;
 use tidings_sim::{HostIndex, World, WorldConfig, check};
 
 const SEED: u64 = 42;
@@ -22,6 +25,48 @@ fn world(seed: u64, nodes: usize) -> World {
 
 fn instance(name: &str) -> Instance {
     Instance::new(name, SocketAddr::from(([10, 1, 0, 1], 8_080))).expect("a name and an address suffice").with_id(name)
+}
+
+/// A world whose hosts share a machine.
+fn shared(machine: Machine) -> World {
+    World::new(WorldConfig { network: Preset::Loopback.network(), machine: Some(machine), ..WorldConfig::new(SEED) })
+}
+
+fn loopback() -> Machine {
+    Preset::Loopback.machine().expect("all hosts share one")
+}
+
+/// The median of a figure.
+fn median(figures: &[Figure], name: &str) -> f64 {
+    let mut values: Vec<f64> = figures.iter().filter(|figure| figure.name == name).map(|figure| figure.value).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+fn news_take_longer_where_processors_are_slower_and_as_long_with_the_same_seed() {
+    // Twice the work on as many processors: queueing is all that a change waits for on loopback.
+    let last_sees = |factor: u32| {
+        let machine = loopback();
+        let (input, send, tell) = (machine.input * factor, machine.send * factor, machine.tell * factor);
+        let mut world = shared(Machine { input, send, tell, ..machine });
+        let figures = experiment::change(&mut world, 20, 5).expect("every change arrives");
+        (median(&figures, "last_sees_ms"), world.hash())
+    };
+    let (once, twice) = (last_sees(1), last_sees(2));
+    assert!(twice.0 > 1.6 * once.0 && twice.0 < 2.4 * once.0, "{once:?} {twice:?}");
+    assert_eq!(once, last_sees(1));
+}
+
+#[test]
+fn newcomers_are_refused_while_every_place_for_a_connection_is_in_use() {
+    let refused = |inbound_max| {
+        let mut world = shared(Machine { inbound_max, ..loopback() });
+        experiment::join(&mut world, 20).expect("whoever is refused comes again");
+        world.fates().streams_failed
+    };
+    assert!(refused(4) > 0);
+    assert_eq!(refused(1_000), 0);
 }
 
 #[test]

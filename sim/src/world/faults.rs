@@ -297,6 +297,7 @@ impl World {
             Happening::Question { stream } => (self.streams.asked(*stream), false),
             Happening::Answer { stream, .. } => (self.streams.asker(*stream), false),
             Happening::StreamDeadline { stream } => (self.streams.asker(*stream), true),
+            Happening::Turn(_) => (None, false),
         };
         let Some(host) = whom else { return Some(happening) };
         let held = match &mut self.hosts[host].hold {

@@ -1,5 +1,7 @@
 //! The life of the process on a host: its start, its wakes, its end.
 
+use std::time::Duration;
+
 use rand::RngExt;
 use tidings::effect::Input;
 use tidings::node::{Config, Node};
@@ -109,7 +111,9 @@ impl World {
         }
         host.wake.at = Some(at);
         host.wake.number += 1;
-        self.queue.push(at, Happening::Wake { host: index, number: host.wake.number });
+        let number = host.wake.number;
+        let late = self.processors.as_ref().map_or(Duration::ZERO, |processors| processors.lateness(&mut self.rng));
+        self.queue.push(at + late, Happening::Wake { host: index, number });
     }
 
     /// Makes a host ready for its next process, which gets the epoch that its data directory and its wall clock give.

@@ -3,6 +3,7 @@
 //! | room | subject |
 //! |---|---|
 //! | `host` | a machine: its address, its clock, what waits for its process |
+//! | `machine` | the processors and timers that processes may have to share |
 //! | `life` | the process on it: its start, its wakes, its end |
 //! | `stream` | what travels reliably: handshakes, idle limits, deadlines |
 //! | `faults` | what may be done to hosts and links |
@@ -12,6 +13,7 @@ mod faults;
 mod figures;
 mod host;
 mod life;
+mod machine;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,10 +40,12 @@ use crate::shadow::Shadow;
 use crate::trace::{Clock, Trace};
 use crate::watch::Watch;
 use host::{Hold, Host, address};
+use machine::Processors;
 use stream::Streams;
 
 pub use figures::{Fates, Report, Traffic};
 pub use host::HOSTS_MAX;
+pub use machine::Machine;
 
 /// A host by its number: 0 for the first that was added.
 pub type HostIndex = usize;
@@ -76,12 +80,20 @@ pub struct WorldConfig {
     pub cluster: Arc<str>,
     /// What runs on the hosts.
     pub mode: Mode,
+    /// The machine that all hosts share; without one each has as much time as it wants, at once.
+    pub machine: Option<Machine>,
 }
 
 impl WorldConfig {
     /// A calm data centre.
     pub fn new(seed: u64) -> Self {
-        Self { seed, network: Network::default(), cluster: Arc::from("sim"), mode: Mode::Tidings(Tuning::default()) }
+        Self {
+            seed,
+            network: Network::default(),
+            cluster: Arc::from("sim"),
+            mode: Mode::Tidings(Tuning::default()),
+            machine: None,
+        }
     }
 }
 
@@ -96,6 +108,8 @@ pub struct World {
     queue: Queue<Happening>,
     rng: Xoshiro256PlusPlus,
     link: Link,
+    processors: Option<Processors>,
+    told_at: Time,
     hosts: Vec<Host>,
     streams: Streams,
     /// Addresses that went from one host to another.
@@ -114,22 +128,46 @@ pub struct World {
 /// Something planned.
 #[derive(Debug)]
 enum Happening {
-    Wake { host: HostIndex, number: u64 },
-    Datagram { to: HostIndex, from: SocketAddr, bytes: Bytes },
-    Question { stream: u64 },
-    Answer { stream: u64, bytes: Option<Bytes> },
-    StreamDeadline { stream: u64 },
-    Exit { host: HostIndex, start: u32 },
+    Wake {
+        host: HostIndex,
+        number: u64,
+    },
+    Datagram {
+        to: HostIndex,
+        from: SocketAddr,
+        bytes: Bytes,
+    },
+    Question {
+        stream: u64,
+    },
+    Answer {
+        stream: u64,
+        bytes: Option<Bytes>,
+    },
+    StreamDeadline {
+        stream: u64,
+    },
+    Exit {
+        host: HostIndex,
+        start: u32,
+    },
+    /// A processor has come to what happened a while ago.
+    Turn(Box<Self>),
 }
 
 impl World {
     /// A world without hosts, at time zero.
+    ///
+    /// # Panics
+    /// If the network cannot be, or the machine has no processor.
     pub fn new(config: WorldConfig) -> Self {
         Self {
             now: Time::ZERO,
             queue: Queue::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             link: Link::new(&config.network).unwrap_or_else(|error| panic!("the network: {error}")),
+            processors: config.machine.clone().map(Processors::new),
+            told_at: Time::ZERO,
             hosts: Vec::new(),
             streams: Streams::default(),
             addresses: BTreeMap::new(),
@@ -299,6 +337,23 @@ impl World {
         })
     }
 
+    /// The machine that all hosts share.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.processors.as_ref().map(|processors| &processors.machine)
+    }
+
+    /// Puts work behind all that waits for the machine's processors, and gives when it is done: now, if there is none.
+    pub fn occupy(&mut self, work: impl FnOnce(&Machine) -> Duration) -> Time {
+        let Some(processors) = &mut self.processors else { return self.now };
+        let work = work(&processors.machine);
+        processors.occupy(self.now, work)
+    }
+
+    /// When programs have taken in all events that happened so far: later than now where the machine has other work.
+    pub fn told_at(&self) -> Time {
+        self.told_at.max(self.now)
+    }
+
     /// The time.
     pub const fn now(&self) -> Time {
         self.now
@@ -427,10 +482,30 @@ impl World {
         };
         assert!(at >= self.now, "seed {}: time goes back from {:?} to {at:?}", self.config.seed, self.now);
         self.now = at;
-        if let Some(happening) = self.hold_back(happening) {
+        let turn = match happening {
+            Happening::Turn(happening) => Some(*happening),
+            happening => self.queue_up(happening),
+        };
+        if let Some(happening) = turn.and_then(|happening| self.hold_back(happening)) {
             self.happen(happening);
         }
         true
+    }
+
+    /// Lets what a process has to work for wait for a processor; gives back what need not wait.
+    fn queue_up(&mut self, happening: Happening) -> Option<Happening> {
+        let is_work = match &happening {
+            Happening::Datagram { to, .. } => self.hosts[*to].node.is_some(),
+            Happening::Wake { host, number } => self.hosts[*host].wake.number == *number,
+            Happening::Question { .. } | Happening::Answer { .. } => true,
+            Happening::StreamDeadline { .. } | Happening::Exit { .. } | Happening::Turn(_) => false,
+        };
+        if self.processors.is_none() || !is_work {
+            return Some(happening);
+        }
+        let done = self.occupy(|machine| machine.input);
+        self.queue.push(done, Happening::Turn(Box::new(happening)));
+        None
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -445,6 +520,7 @@ impl World {
                     self.stop(host);
                 }
             }
+            Happening::Turn(happening) => self.happen(*happening),
         }
     }
 
@@ -497,6 +573,10 @@ impl World {
             self.reply(index, reply);
         }
         self.arm(index);
+        let events = u32::try_from(out.events.len()).unwrap_or(u32::MAX);
+        if events > 0 {
+            self.told_at = self.told_at.max(self.occupy(|machine| machine.tell * events));
+        }
         for event in out.events.drain(..) {
             self.hear(index, event);
         }
@@ -531,7 +611,8 @@ impl World {
         let size = datagram.bytes.len();
         let slowness = self.hosts[from].slowness + self.hosts[to].slowness;
         self.fates.slowed += u64::from(!slowness.is_zero());
-        let fate = self.link.fate(self.now, from, to, size, &mut self.rng);
+        let leaves = self.occupy(|machine| machine.send);
+        let fate = self.link.fate(leaves, from, to, size, &mut self.rng);
         let delays = match fate {
             Fate::Arrives(delay) => [Some(delay), None],
             Fate::Twice(first, second) => [Some(first), Some(second)],
@@ -546,7 +627,7 @@ impl World {
         let from = self.hosts[from].addr;
         for delay in delays.into_iter().flatten() {
             self.fates.sent += 1;
-            self.queue.push(self.now + delay + slowness, Happening::Datagram { to, from, bytes: bytes.clone() });
+            self.queue.push(leaves + delay + slowness, Happening::Datagram { to, from, bytes: bytes.clone() });
         }
     }
 

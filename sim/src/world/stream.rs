@@ -31,6 +31,8 @@ pub(super) struct Streams {
     next: u64,
     /// Open connections between two hosts (the lower number first), with the starts of both and their last use.
     connections: BTreeMap<(HostIndex, HostIndex), (u32, u32, Time)>,
+    /// By host and by who opened it, connections to a process of a [`Machine`](super::Machine), with the asker's start.
+    inbound: BTreeMap<(HostIndex, HostIndex), u32>,
 }
 
 /// A question on its way, or its answer.
@@ -113,13 +115,22 @@ impl World {
         else {
             return;
         };
-        let handshake = if self.connect(asker, to) {
+        let is_open = self.connect(asker, to);
+        if !is_open && !self.admit(asker, to) {
+            self.streams.connections.remove(&(asker.min(to), asker.max(to)));
+            let round_trip = self.link.stream_delay(asker, to, 0, &mut self.rng)
+                + self.link.stream_delay(to, asker, 0, &mut self.rng);
+            self.queue.push(self.now + round_trip, Happening::Answer { stream, bytes: None });
+            return;
+        }
+        let handshake = if is_open {
             Duration::ZERO
         } else {
             self.link.stream_delay(asker, to, 0, &mut self.rng) + self.link.stream_delay(to, asker, 0, &mut self.rng)
         };
+        let works_until = if handshake.is_zero() { self.now } else { self.occupy(|machine| machine.handshake) };
         let delay = handshake + self.stream_leg(asker, to, size);
-        self.queue.push(self.now + delay, Happening::Question { stream });
+        self.queue.push(works_until + delay, Happening::Question { stream });
     }
 
     pub(super) fn reply(&mut self, index: HostIndex, reply: Reply) {
@@ -158,6 +169,34 @@ impl World {
             }
         }
         was_open
+    }
+
+    /// Whether a process lets another open a connection: on a machine it has places for so many, and closes the one
+    /// that is idle for longest, and long enough, for a newcomer.
+    fn admit(&mut self, asker: HostIndex, to: HostIndex) -> bool {
+        let Some(machine) = self.processors.as_ref().map(|processors| &processors.machine) else { return true };
+        let (max, idle_min) = (machine.inbound_max, machine.inbound_idle_min);
+        let starts: Vec<u32> = self.hosts.iter().map(|host| host.start).collect();
+        let Streams { connections, inbound, .. } = &mut self.streams;
+        let last_used = |host: HostIndex, from: HostIndex, start: u32| {
+            let (low, high) = (host.min(from), host.max(from));
+            let (low_start, high_start, used) = connections.get(&(low, high))?;
+            ((*low_start, *high_start) == (starts[low], starts[high]) && start == starts[from]).then_some(*used)
+        };
+        inbound.retain(|&(host, from), start| {
+            host != to || last_used(host, from, *start).is_some_and(|used| self.now.since(used) < CONNECTION_IDLE)
+        });
+        let guests = inbound.range((to, 0)..(to + 1, 0)).filter(|((_, from), _)| *from != asker);
+        let guests = guests.filter_map(|(&(_, from), &start)| Some((last_used(to, from, start)?, from)));
+        let guests: Vec<(Time, HostIndex)> = guests.collect();
+        if guests.len() >= max {
+            let longest_idle = guests.iter().min().filter(|(used, _)| self.now.since(*used) >= idle_min);
+            let Some(&(_, from)) = longest_idle else { return false };
+            inbound.remove(&(to, from));
+            connections.remove(&(to.min(from), to.max(from)));
+        }
+        inbound.insert((to, asker), starts[asker]);
+        true
     }
 
     /// Counts `size` bytes of a stream and says how long they take.
