@@ -195,7 +195,7 @@ impl Roster {
         });
         let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
-        let is_accused = state.is_present() && standing.is_out;
+        let is_accused = state.is_present() && standing.finding.accuses();
         let state = if is_accused { MemberState::Unreachable } else { state };
         self.by_addr.insert((peer.addr, peer.id));
         self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
@@ -216,35 +216,11 @@ impl Roster {
         let entry = self.entries.get_mut(&id).expect("just looked at");
         entry.standing = standing;
         if entry.state.is_present() {
-            let state = if standing.is_out { MemberState::Unreachable } else { MemberState::Reachable };
+            let state = if standing.finding.accuses() { MemberState::Unreachable } else { MemberState::Reachable };
             if entry.state != state {
                 (entry.state, entry.since) = (state, now);
             }
         }
-        self.enter(id);
-        true
-    }
-
-    /// Members that are cleared and were not shown so, because they changed too often, are once that is long ago; who.
-    pub(crate) fn show_cleared(&mut self, now: Time) -> Vec<NodeId> {
-        let is_held = |entry: &Entry| entry.standing.is_out && !entry.standing.finding.accuses();
-        let held: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.state == MemberState::Unreachable && is_held(entry))
-            .map(|(id, _)| *id)
-            .collect();
-        held.into_iter().filter(|id| self.show_one(*id, now)).collect()
-    }
-
-    fn show_one(&mut self, id: NodeId, now: Time) -> bool {
-        let mut standing = self.entries[&id].standing;
-        if !standing.show(now) {
-            return false;
-        }
-        self.exit(id);
-        let entry = self.entries.get_mut(&id).expect("it was listed a moment ago");
-        (entry.standing, entry.state, entry.since) = (standing, MemberState::Reachable, now);
         self.enter(id);
         true
     }

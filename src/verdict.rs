@@ -13,13 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::peer::{Generation, NodeId};
 use crate::time::Time;
 
-/// How long a change of what is shown of a member counts against its next one: a minute, less what lets a member that is
-/// in trouble once a minute come back at once.
-pub const FLAP_WINDOW: Duration = Duration::from_secs(59);
-
-/// Changes within [`FLAP_WINDOW`], at most. A member is not shown as cleared if that, and being accused anew, would be more:
-/// it is flapping, and stays out until its changes are old.
-pub const FLAPS_MAX: usize = 3;
+/// A member is cleared once in this time, at most: so it changes its state at most three times a minute, however often its
+/// link does. A minute, less what lets a member that is in trouble once a minute come back at once.
+pub const CLEARED_EVERY: Duration = Duration::from_secs(59);
 
 /// The last turn of one life, which clears. More changes than a life can have: whoever is told a later turn is lied to.
 pub const TURN_MAX: u32 = 1 << 24;
@@ -101,24 +97,14 @@ pub struct Standing {
     pub witnesses: u8,
     /// Since when it stands here.
     pub since: Time,
-    /// Whether it is shown as accused: as long as it is, and as long as it changed too often of late.
-    pub is_out: bool,
-    /// When that changed before, the latest first.
-    changes: [Option<Time>; FLAPS_MAX],
+    /// When it was last cleared.
+    cleared: Option<Time>,
 }
 
 impl Standing {
     /// Nobody ever had anything against the member `id`.
     pub const fn spotless(id: NodeId, now: Time) -> Self {
-        Self {
-            turn: 0,
-            finding: Finding::Clear,
-            by: id,
-            witnesses: 0,
-            since: now,
-            is_out: false,
-            changes: [None; FLAPS_MAX],
-        }
+        Self { turn: 0, finding: Finding::Clear, by: id, witnesses: 0, since: now, cleared: None }
     }
 
     /// The turn if it accuses, else zero: what members must agree on.
@@ -137,9 +123,10 @@ impl Standing {
         rank(self.turn, self.finding)
     }
 
-    /// The same start, in its next life: a clean slate, but for how often it changed of late.
+    /// The same start, in its next life: what it was accused of is over, and that counts as being cleared.
     pub const fn renewed(&self, now: Time) -> Self {
-        Self { changes: self.changes, ..Self::spotless(self.by, now) }
+        let cleared = if self.finding.accuses() { Some(now) } else { self.cleared };
+        Self { cleared, ..Self::spotless(self.by, now) }
     }
 
     /// Takes a verdict over if it is newer; whether it was.
@@ -148,35 +135,21 @@ impl Standing {
             return false;
         }
         // Two turns later it was cleared in between, though we did not hear of it.
-        if verdict.finding.accuses() != self.finding.accuses() || verdict.turn >= self.turn + 2 {
+        let is_later = verdict.turn >= self.turn + 2;
+        if verdict.finding.accuses() != self.finding.accuses() || is_later {
             self.since = now;
+        }
+        if !verdict.finding.accuses() || (is_later && self.turn > 0) {
+            self.cleared = Some(now);
         }
         (self.turn, self.finding) = (verdict.turn, verdict.finding);
         (self.by, self.witnesses) = (verdict.by, verdict.witnesses);
-        self.show(now);
         true
     }
 
-    /// Fits what is shown to what was found, unless it changed too often of late; whether it changed.
-    pub fn show(&mut self, now: Time) -> bool {
-        let is_out = self.finding.accuses();
-        if is_out == self.is_out || (!is_out && self.is_damped(now)) {
-            return false;
-        }
-        self.is_out = is_out;
-        self.changes.rotate_right(1);
-        self.changes[0] = Some(now);
-        true
-    }
-
-    /// Changes within the last [`FLAP_WINDOW`], at most [`FLAPS_MAX`].
-    pub fn flaps(&self, now: Time) -> usize {
-        self.changes.iter().flatten().filter(|at| now.since(**at) < FLAP_WINDOW).count()
-    }
-
-    /// Whether it changed so often of late that it must stay accused.
+    /// Whether it was cleared of late, and must stay accused for a while.
     pub fn is_damped(&self, now: Time) -> bool {
-        self.flaps(now) + 1 >= FLAPS_MAX
+        self.cleared.is_some_and(|at| now.since(at) < CLEARED_EVERY)
     }
 }
 
@@ -215,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn the_fourth_change_within_a_minute_is_not_shown_until_the_others_are_old() {
+    fn a_member_that_was_cleared_a_moment_ago_stays_accused_for_a_minute() {
         let mut standing = Standing::spotless(NodeId(1), Time::ZERO);
-        for (turn, finding) in [(1, Finding::Silent), (2, Finding::Clear), (3, Finding::Silent)] {
-            assert!(standing.take(&verdict(turn, finding), at(u64::from(turn))));
-            assert_eq!(standing.is_out, finding.accuses(), "shown at once");
-        }
-        assert!(standing.take(&verdict(4, Finding::Clear), at(4)));
-        assert!(standing.is_out && !standing.finding.accuses());
-        assert!(!standing.show(at(60)));
-        assert!(standing.show(at(61)) && !standing.is_out, "only the last accusation is not a minute old");
+        standing.take(&verdict(1, Finding::Silent), at(1));
+        assert!(!standing.is_damped(at(1)), "the first time it comes back at once");
+        standing.take(&verdict(2, Finding::Clear), at(2));
+        standing.take(&verdict(3, Finding::Silent), at(3));
+        assert!(standing.is_damped(at(60)) && !standing.is_damped(at(61)));
+        standing.take(&verdict(5, Finding::Silent), at(70));
+        assert!(standing.is_damped(at(71)), "it was cleared by turn 4, which we missed");
+        assert!(standing.renewed(at(200)).is_damped(at(201)), "a new life is no way around it");
     }
 
     #[test]

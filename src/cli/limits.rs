@@ -61,7 +61,8 @@ fn all() -> Vec<Limit> {
         number tidings::detector::CASES_MAX, "accusations of our own under way at once";
         number tidings::detector::HELPS_MAX, "accusations of others that are witnessed at once";
         number tidings::story::STORY_MAX, "lines kept of what happened to members";
-        number tidings::verdict::FLAPS_MAX, "changes of a member's verdict in a minute, before it stays accused";
+        number tidings::verdict::TURN_MAX, "changes of the verdict on one life of a member";
+        time tidings::verdict::CLEARED_EVERY, "time in which a member is cleared of an accusation once";
         number tidings::net::seal::SESSIONS_MAX, "senders whose keys and windows are remembered";
         number tidings::net::keys::KEYS_MAX, "cluster keys in a ring";
         number tidings::net::socket::QUIC_QUEUE_DATAGRAMS_MAX, "packets of streams that wait for their reader";

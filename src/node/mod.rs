@@ -574,11 +574,6 @@ impl Node {
         }
         self.detector.keep_house(now, &self.roster);
         self.refute_later(now, out);
-        if self.roster.reachable_len() < self.roster.present_len() {
-            for id in self.roster.show_cleared(now) {
-                self.tell_soon(now, id);
-            }
-        }
         self.evict_long_unreachable(now);
         self.heed_detector(now, out);
         self.look_for_split(now, out);

@@ -442,9 +442,12 @@ impl Node {
                 is_ours = false;
                 continue;
             }
-            let standing = self.roster.get(id).expect("it is on the ring").standing;
+            let entry = self.roster.get(id).expect("it is on the ring");
+            let standing = entry.standing;
+            // Whoever is heard now and then is in trouble, and not gone.
+            let silent_since = entry.evidence.last().map_or(standing.since, |heard| heard.max(standing.since));
             let wait = if is_ours { after } else { after * EVICT_ANYWAY };
-            if standing.finding.accuses() && (is_ours || anyway) && now.since(standing.since) >= wait {
+            if standing.finding.accuses() && (is_ours || anyway) && now.since(silent_since) >= wait {
                 due.push(id);
             }
             if due.len() >= EVICTED_AT_ONCE {
@@ -457,7 +460,7 @@ impl Node {
     }
 
     /// A member's state changed: the program hears of it soon, with others' that change in the same moments.
-    pub(super) fn tell_soon(&mut self, now: Time, id: NodeId) {
+    fn tell_soon(&mut self, now: Time, id: NodeId) {
         self.untold.insert(id);
         if self.tell_at.is_none() {
             self.tell_at = Some(now.max(self.told + TELL_EVERY));
