@@ -13,7 +13,8 @@
 //! floor 0 words    time  peer  record
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
 //!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
-//! floor 2 organs   swim (foca)  contact (finding members)  sync (anti-entropy)
+//!                  verdict (what is believed of a member)  story (how that came about)
+//! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
 //!                  recording (what happened to a node, to be told again)
 //! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"

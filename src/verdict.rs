@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::peer::{Generation, NodeId};
 use crate::time::Time;
 
-/// A member is cleared once in this time, at most: so it changes its state at most three times a minute, however often its
-/// link does. A minute, less what lets a member that is in trouble once a minute come back at once.
+/// A member is cleared once in this time, at most: so it changes its state at most three times a minute, however often
+/// its link does. A minute, less what lets a member that is in trouble once a minute come back at once.
 pub const CLEARED_EVERY: Duration = Duration::from_secs(59);
 
 /// The last turn of one life, which clears. More changes than a life can have: whoever is told a later turn is lied to.

@@ -250,6 +250,7 @@ pub(crate) struct Detector {
     round_at: Time,
     hurried: Option<Time>,
     heard: Time,
+    answered: Option<Time>,
     is_cut_off: bool,
     numbers: u32,
     awaited: BTreeMap<u32, (Time, NodeId, Purpose)>,
@@ -291,6 +292,7 @@ impl Detector {
             round_at,
             hurried: None,
             heard: now,
+            answered: None,
             is_cut_off: false,
             numbers: 0,
             awaited: BTreeMap::new(),
@@ -323,6 +325,11 @@ impl Detector {
     /// Whether there is anything to be done.
     pub(crate) const fn has_acts(&self) -> bool {
         !self.acts.is_empty()
+    }
+
+    /// Whether somebody answered a probe of ours in the last few rounds.
+    pub(crate) fn is_answered(&self, now: Time) -> bool {
+        self.answered.is_some_and(|at| now.since(at) <= self.watch.observe_every * 3)
     }
 
     /// Whether nobody answers us.
@@ -456,8 +463,8 @@ impl Detector {
         let some = self.suspects.len().min(ABSENT_PROBED);
         let suspects: Vec<_> = self.suspects.iter().copied().cycle().skip(self.suspects_from).take(some).collect();
         self.suspects_from = (self.suspects_from + ABSENT_PROBED) % self.suspects.len().max(1);
-        // Whoever stands before an unreachable member may have a bad link to it: now and then somebody else tries it, so
-        // that two others do in each period.
+        // Whoever stands before an unreachable member may have a bad link to it: now and then somebody else tries it,
+        // so that two others do in each period.
         let lost = roster.present_len() - roster.reachable_len();
         let share = 2.0 * lost as f64 / (roster.reachable_len() + 1) as f64;
         let elsewhere = (lost > 0 && rng.random_bool(share.min(1.0)))
@@ -843,6 +850,7 @@ impl Detector {
     fn on_pong(&mut self, now: Time, from: NodeId, number: u32, roster: &Roster) {
         let Some(&(sent, to, purpose)) = self.awaited.get(&number).filter(|(_, to, _)| *to == from) else { return };
         self.awaited.remove(&number);
+        self.answered = Some(now);
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);

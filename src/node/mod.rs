@@ -1,7 +1,7 @@
 //! The core of one process: a state machine that is told what happens and says what it wants done.
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
-//! `exchange` (what is asked and answered over streams).
+//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds).
 
 mod datagram;
 pub mod exchange;

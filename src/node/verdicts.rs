@@ -36,8 +36,8 @@ pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
 /// Members confirmed to be gone at once.
 const EVICTED_AT_ONCE: usize = 4;
 
-/// After how many times `evict_after` others confirm that a member is gone too, one a second of all, and not its observer
-/// alone.
+/// After how many times `evict_after` others confirm that a member is gone too, one a second of all, and not its
+/// observer alone.
 const EVICT_ANYWAY: u32 = 3;
 
 /// How many members are told a verdict beside the tree: one, and one more for each eighth of probes unanswered.
@@ -237,7 +237,9 @@ impl Node {
             // We were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }
-        if self.own.finding == Finding::Silent && !self.own.is_damped(now) {
+        // Who hears nothing would be accused again at once.
+        let may_refute = !self.own.is_damped(now) && self.detector.is_answered(now);
+        if self.own.finding == Finding::Silent && may_refute {
             self.refute(now, out);
         }
     }

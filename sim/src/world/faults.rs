@@ -232,6 +232,9 @@ impl World {
     /// Ends the cut of one direction.
     pub fn mend(&mut self, from: HostIndex, to: HostIndex) {
         self.trace.fault(self.now, &format!("mend {from} {to}"));
+        if self.is_lost_to_most(to) {
+            self.hosts[to].mended_at = Some(self.now);
+        }
         self.link.mend(from, to);
     }
 

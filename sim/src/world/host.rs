@@ -48,6 +48,8 @@ pub(super) struct Host {
     pub(super) hold: Hold,
     /// What every datagram waits before it leaves and after it arrived.
     pub(super) slowness: Duration,
+    /// When it last began to be reached again, after most others could not.
+    pub(super) mended_at: Option<Time>,
     /// Since when, if ever, a fault befell this host by itself.
     pub(super) anomalous_since: Option<Time>,
     /// When the first datagram came in vain after the last process ended.
@@ -92,6 +94,7 @@ impl Host {
             wall_offset_secs: 0,
             hold: Hold::Free,
             slowness: Duration::ZERO,
+            mended_at: None,
             anomalous_since: None,
             unheard_at: None,
             start: 0,

@@ -676,6 +676,10 @@ impl World {
 
     /// Whether most of the others cannot reach a host: whoever still can may count it out with them.
     fn is_lost_to_most(&self, host: HostIndex) -> bool {
+        // What is told a moment after the mend was seen before.
+        if self.hosts[host].mended_at.is_some_and(|at| self.now.since(at) < SEEN_BEFORE) {
+            return true;
+        }
         let others = || self.running().filter(|(other, _)| *other != host);
         let reach = others().filter(|(other, _)| is_open_both_ways(&self.link, *other, host)).count();
         reach * 2 < others().count()
@@ -753,6 +757,9 @@ impl World {
         (self.hosts.get(index)?.addr == addr).then_some(index)
     }
 }
+
+/// How long it may take from seeing to telling.
+const SEEN_BEFORE: Duration = Duration::from_secs(2);
 
 /// Whether a node tells of itself: then it made a record of its own.
 fn is_about(event: &Event, id: NodeId) -> bool {
