@@ -5,6 +5,8 @@
 
 mod datagram;
 pub mod exchange;
+#[cfg(test)]
+mod judged;
 mod members;
 #[cfg(test)]
 mod pressed;

@@ -15,7 +15,7 @@ use crate::record::Instance;
 use crate::wire::pretend;
 use crate::wire::{BodyRef, HEADER_BYTES, Header, Kind, Outgoing};
 
-struct Nodes {
+pub(super) struct Nodes {
     now: Time,
     nodes: BTreeMap<SocketAddr, Node>,
     events: Vec<(SocketAddr, Event)>,
@@ -27,7 +27,7 @@ struct Nodes {
     newer: Vec<SocketAddr>,
 }
 
-fn addr(n: u16) -> SocketAddr {
+pub(super) fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], n))
 }
 
@@ -67,7 +67,7 @@ impl Nodes {
     }
 
     /// `count` nodes from 1, all joined through the first.
-    fn joined(count: u16) -> Self {
+    pub(super) fn joined(count: u16) -> Self {
         let mut nodes = Self::new();
         for n in 1..=count {
             nodes.start(config(n, 1, if n == 1 { &[] } else { &[1] }));
@@ -83,12 +83,12 @@ impl Nodes {
         self.tell(at, Input::Wake).expect("a wake");
     }
 
-    fn node(&self, n: u16) -> &Node {
+    pub(super) fn node(&self, n: u16) -> &Node {
         &self.nodes[&addr(n)]
     }
 
     /// Hands `input` to a node, and delivers all that follows from it.
-    fn tell(&mut self, at: SocketAddr, input: Input<'_>) -> Result<(), InputError> {
+    pub(super) fn tell(&mut self, at: SocketAddr, input: Input<'_>) -> Result<(), InputError> {
         let mut out = Outbox::default();
         let node = self.nodes.get_mut(&at).expect("a node");
         let result = pretend::run(self.newer.contains(&at), || node.handle(self.now, input, &mut out));
@@ -126,7 +126,12 @@ impl Nodes {
     }
 
     /// Lets time pass, with every wake on time.
-    fn run(&mut self, span: Duration) {
+    /// A process ends without a word.
+    pub(super) fn stop(&mut self, n: u16) {
+        self.nodes.remove(&addr(n));
+    }
+
+    pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some((at, due)) =
             self.nodes.iter().filter_map(|(at, node)| Some((*at, node.next_wake()?))).min_by_key(|(_, due)| *due)

@@ -1,0 +1,98 @@
+//! Verdicts among a few nodes: what is believed, what is disputed, and how the accused objects.
+
+use std::time::Duration;
+
+use super::tests::{Nodes, addr};
+use crate::effect::Input;
+use crate::peer::{MemberState, NodeId, Peer};
+use crate::verdict::{Finding, Verdict};
+use crate::wire::{Header, Kind, Outgoing, cluster_tag};
+
+fn verdict(subject: Peer, turn: u32, finding: Finding, witnesses: u8) -> Verdict {
+    Verdict { subject: subject.id, generation: subject.generation, turn, finding, by: NodeId(2), witnesses }
+}
+
+/// Node 2 tells node 1 a verdict on node 3.
+fn tell(nodes: &mut Nodes, turn: u32, finding: Finding, witnesses: u8) {
+    let (teller, subject) = (nodes.node(2).peer(), nodes.node(3).peer());
+    let mut datagram = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag("test"), &teller, 1 << 40));
+    datagram.verdicts(0, [&verdict(subject, turn, finding, witnesses)]).expect("one fits");
+    let bytes = datagram.finish();
+    // An error is a counter, which the tests look at.
+    let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
+}
+
+fn state(nodes: &Nodes, observer: u16, subject: u16) -> Option<MemberState> {
+    Some(nodes.node(observer).reachability(NodeId(u64::from(subject)))?.state)
+}
+
+#[test]
+fn a_dead_member_is_unreachable_everywhere_and_gone_after_a_while() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    nodes.stop(4);
+    nodes.run(Duration::from_secs(3));
+    for observer in [1, 2, 3, 5, 6] {
+        assert_eq!(state(&nodes, observer, 4), Some(MemberState::Unreachable), "at {observer}");
+        assert!(!nodes.node(observer).live_members().iter().any(|peer| peer.id == NodeId(4)));
+    }
+    nodes.run(Duration::from_secs(60));
+    assert_eq!(state(&nodes, 1, 4), Some(MemberState::Down));
+    assert_eq!(nodes.node(1).counters().renewals, 0);
+}
+
+#[test]
+fn an_accusation_without_witnesses_is_not_believed() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    tell(&mut nodes, 1, Finding::Silent, 0);
+    assert_eq!(nodes.node(1).counters().verdicts_disputed, 1);
+    assert_eq!(state(&nodes, 1, 3), Some(MemberState::Reachable));
+}
+
+#[test]
+fn an_accusation_with_witnesses_is_refuted_by_the_accused_at_once() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    tell(&mut nodes, 1, Finding::Silent, 3);
+    nodes.run(Duration::from_millis(300));
+    for observer in [1, 2, 4, 5, 6] {
+        let known = nodes.node(observer).reachability(NodeId(3)).expect("a member");
+        assert_eq!(known.state, MemberState::Reachable, "at {observer}");
+    }
+    assert_eq!(nodes.node(1).reachability(NodeId(3)).expect("a member").standing.turn, 2);
+    assert_eq!(nodes.node(3).counters().refutations, 1);
+}
+
+#[test]
+fn nobody_is_gone_on_hearsay() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    tell(&mut nodes, 1, Finding::Down, 9);
+    assert_eq!(state(&nodes, 1, 3), Some(MemberState::Reachable));
+    nodes.run(Duration::from_secs(60));
+    assert_eq!(state(&nodes, 1, 3), Some(MemberState::Reachable));
+    assert_eq!(nodes.node(1).counters().members_down, 0);
+}
+
+#[test]
+fn a_turn_that_nobody_could_clear_is_malformed() {
+    let mut nodes = Nodes::joined(4);
+    let before = nodes.node(1).counters().malformed;
+    tell(&mut nodes, u32::MAX, Finding::Silent, 9);
+    assert_eq!(nodes.node(1).counters().malformed, before + 1);
+    assert_eq!(state(&nodes, 1, 3), Some(MemberState::Reachable));
+}
+
+#[test]
+fn so_many_disputes_at_once_are_held_and_the_rest_counted() {
+    let mut nodes = Nodes::joined(4);
+    nodes.run(Duration::from_secs(2));
+    let (teller, subject) = (nodes.node(2).peer(), nodes.node(3).peer());
+    let mut datagram = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag("test"), &teller, 1 << 40));
+    let many: Vec<_> = (0..20).map(|turn| verdict(subject, turn * 2 + 1, Finding::Silent, 0)).collect();
+    datagram.verdicts(0, &many).expect("twenty fit");
+    let bytes = datagram.finish();
+    let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
+    assert_eq!(nodes.node(1).counters().disputes_limited, 4, "sixteen of twenty are looked into");
+}
