@@ -89,6 +89,13 @@ fn all() -> Vec<Limit> {
         number tidings::record::limits::HOST_BYTES_MAX, "bytes of a host name";
         number tidings::record::limits::REASON_BYTES_MAX, "bytes of a version, and of a maintenance's reason";
         number tidings::record::limits::WEIGHT_MAX, "the largest weight";
+        number tidings::select::Call::TRIES_MAX, "instances that one call can try";
+        number tidings::select::Census::LISTED_MAX, "instances that an error says of why they are out";
+        number tidings::select::filter::limits::FILTER_BYTES_MAX, "bytes of a filter";
+        number tidings::select::filter::limits::DEPTH_MAX, "parentheses of a filter in each other";
+        number tidings::select::filter::limits::TERMS_MAX, "comparisons in a filter";
+        number tidings::select::filter::limits::REGEXES_MAX, "regular expressions in a filter";
+        number tidings::select::filter::limits::REGEX_BYTES_MAX, "bytes of one of them, compiled";
     };
     // Taken apart, so that a new one cannot be forgotten here.
     let StreamLimits {
