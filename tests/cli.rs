@@ -337,8 +337,8 @@ fn a_table_into_a_pipe_is_lines_without_colour() {
     node.kill();
     assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
     assert!(lines[0].contains("ready"), "{lines:?}");
-    assert!(lines[1].contains("member_up       a 127.0.0.1:"), "{lines:?}");
-    assert!(lines[2].contains("service_up      web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+    assert!(lines[1].contains("member_up          a 127.0.0.1:"), "{lines:?}");
+    assert!(lines[2].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
 }
 
 /// How long it is asked again for a view that is not yet as wanted: each time answers at once, so this is generous.
