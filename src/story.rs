@@ -108,11 +108,6 @@ pub enum Seen {
     CutOff,
     /// Somebody answers us again.
     Rejoined,
-    /// We stalled; probes under way do not count.
-    Stalled {
-        /// For how long.
-        stall: Duration,
-    },
 }
 
 impl fmt::Display for Seen {
@@ -147,7 +142,6 @@ impl fmt::Display for Seen {
             }
             Self::CutOff => f.write_str("nobody answers us: we are cut off, and accuse nobody"),
             Self::Rejoined => f.write_str("somebody answers us again"),
-            Self::Stalled { stall } => write!(f, "we stalled for {stall:.0?}; probes under way do not count"),
         }
     }
 }

@@ -431,7 +431,7 @@ impl Detector {
         self.heard = now;
     }
 
-    /// Probes whoever is ours to observe, and notes what stands for the story.
+    /// Probes whoever is ours to observe, and some of those that cannot be reached.
     fn round(&mut self, now: Time, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         self.round_at = now + self.watch.observe_every;
         // Behind whoever is being doubted, more are looked at: a run of dead members is not taken one by one.
