@@ -41,7 +41,7 @@ fn costs(c: &mut Criterion) {
         let other = peer(1_000 + id);
         let mut bytes = clear(&other, 1, 100);
         seal_of(&other).seal(Some(b.nonce), &mut bytes).expect("its first");
-        theirs.open(&mut bytes).expect("sealed for it");
+        theirs.open(&mut bytes, |_| Some(other.nonce)).expect("sealed for it");
     }
     for body in BODIES {
         c.bench_function(&format!("seal {body} B"), |bench| {
@@ -58,16 +58,24 @@ fn costs(c: &mut Criterion) {
                 ours.seal(Some(b.nonce), &mut bytes).expect("counters grow");
                 bytes
             };
-            bench.iter_batched_ref(next, |bytes| black_box(theirs.open(bytes)).is_ok(), BatchSize::SmallInput);
+            bench.iter_batched_ref(
+                next,
+                |bytes| black_box(theirs.open(bytes, |_| Some(a.nonce))).is_ok(),
+                BatchSize::SmallInput,
+            );
         });
         c.bench_function(&format!("refuse {body} B of a stranger"), |bench| {
             let next = || {
                 counter += 1;
                 let mut bytes = clear(&peer(counter), counter, body);
-                bytes[3] = ClusterKey::new([7; 32]).id();
+                bytes[2] = ClusterKey::new([7; 32]).id();
                 bytes
             };
-            bench.iter_batched_ref(next, |bytes| black_box(theirs.open(bytes)).is_err(), BatchSize::SmallInput);
+            bench.iter_batched_ref(
+                next,
+                |bytes| black_box(theirs.open(bytes, |_| None)).is_err(),
+                BatchSize::SmallInput,
+            );
         });
     }
 }

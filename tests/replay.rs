@@ -59,7 +59,7 @@ impl Host {
     /// What happens when these bytes arrive: whether they open, and what is said in return.
     fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8], out: &mut Outbox) -> Result<(), OpenError> {
         let mut copy = bytes.to_vec();
-        let opened = self.seal.open(&mut copy)?;
+        let opened = self.seal.open(&mut copy, |id| self.node.nonce_of(id))?;
         // What the node refuses it has counted.
         let _ = self.node.handle(now, Input::Datagram { from, bytes: opened.bytes }, out);
         Ok(())

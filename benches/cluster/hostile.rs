@@ -132,8 +132,7 @@ fn of(heard: &[Heard], is_such: impl Fn(&Heard) -> bool) -> Vec<&[u8]> {
 
 /// Sends these to a member while all others stand still, and gives how many of them it did not refuse.
 fn again(tapped: &mut Tapped, index: usize, datagrams: &[&[u8]]) -> Result<i64, FleetError> {
-    const REFUSED: &[&str] =
-        &["seal_refused_repeats", "seal_refused_forged", "seal_refused_old_starts", "seal_refused_unknown_key"];
+    const REFUSED: &[&str] = &["seal_refused_repeats", "seal_refused_forged", "seal_refused_unknown_key"];
     /// Sent in one go: far below what the receiver's buffer holds.
     const AT_ONCE: usize = 50;
     let others: Vec<usize> = tapped.fleet.running().map(|(other, _)| other).filter(|other| *other != index).collect();

@@ -129,7 +129,7 @@ impl Carrier {
     /// Opens a datagram and hands it to the node. One that does not open goes no further: it is counted, and its
     /// sender and the operator are told where that makes sense.
     pub(crate) fn receive(&mut self, from: SocketAddr, bytes: &mut [u8]) {
-        let opened = self.seal.open(bytes);
+        let opened = self.seal.open(bytes, |id| self.node.nonce_of(id));
         match opened {
             Ok(Opened { bytes, is_other_key }) => {
                 let _ = self.hand(Input::Datagram { from, bytes });

@@ -2,16 +2,18 @@
 //! other. Knows neither sockets nor the node.
 //!
 //! A sealed datagram is the clear header, whose `key` field names the cluster key, and the body under an AEAD
-//! ([`CIPHER_NAME`]), which makes it 16 bytes longer.
+//! ([`CIPHER_NAME`]), which makes it 16 bytes longer: with the header, 45 bytes are not the sender's words.
 //!
 //! - **Key**: HKDF-SHA256 (RFC 5869) of the cluster key; salt `tidings seal 1`; info `tidings seal v1`, then the
-//!   sender's id, epoch and nonce, each as 8 bytes little endian. So each start of each member has a key of its own.
+//!   sender's id and nonce, each as 8 bytes little endian. A nonce is 64 random bits of a start, so each start of each
+//!   member has a key of its own.
 //! - **Nonce**: four zero bytes, then the header's counter as 8 bytes big endian. It never repeats under one key: a
 //!   counter that does not grow is not sealed.
 //! - **Associated data**: the header; the length of the cluster's name in one byte, and the name; the receiver's nonce
 //!   in 8 bytes little endian, 0 for a Hello and its answer. So a datagram opens at one start of one receiver.
 //!
-//! A datagram sent again to the same receiver is caught by a window of counters for each sender. A **Hello** and its
+//! A datagram sent again to the same receiver is caught by a window of counters for each sender that the node knows. Of
+//! others, and of earlier starts of a member, the node takes nothing. A **Hello** and its
 //! answer are for whoever listens at an address, so they can be sent again, elsewhere: a Hello changes nothing but
 //! that it is answered with as many bytes, and an answer that was not asked for is dropped by the node.
 //!
@@ -27,7 +29,7 @@ use ring::hkdf;
 use super::keys::{ClusterKey, KeyId, Keyring};
 use crate::effect::KeyProblem;
 use crate::pace::Allowance;
-use crate::peer::{Epoch, NodeId, Peer};
+use crate::peer::{NodeId, Peer};
 use crate::time::Time;
 use crate::wire::{
     DATAGRAM_BYTES_MAX, HEADER_BYTES, Header, Kind, Outgoing, Refusal, RefusalReason, SEAL_BYTES, WIRE_NEWEST,
@@ -115,8 +117,6 @@ seal_stats! {
     refused_forged => "seal_refused_forged",
     /// Datagrams dropped because they came before, or too late to tell.
     refused_repeats => "seal_refused_repeats",
-    /// Datagrams dropped because their sender has started again since.
-    refused_old_starts => "seal_refused_old_starts",
     /// Datagrams dropped because they were too short or too long to be any.
     refused_malformed => "seal_refused_malformed",
     /// Refusals sent.
@@ -162,9 +162,6 @@ pub enum OpenError {
     /// It came before, or too late to tell.
     #[error("a repeat")]
     Repeat,
-    /// Its sender has started again since.
-    #[error("of an earlier start of its sender")]
-    OldStart,
     /// Too short or too long.
     #[error("{bytes} bytes, a datagram has {HEADER_BYTES} to {DATAGRAM_BYTES_MAX}")]
     Malformed {
@@ -233,11 +230,10 @@ impl Seal {
             return Ok(());
         }
         let header = Header::read(datagram).map(|(header, _)| header);
-        let header = header.ok().filter(|header| header.sender == self.me.id).ok_or_else(|| {
+        let header = header.ok().filter(|header| Start::from(header) == self.me).ok_or_else(|| {
             self.stats.not_sealed += 1;
             SealError::NotOurs
         })?;
-        self.become_start(Start::from(&header));
         if header.kind == Kind::Refusal {
             return Ok(());
         }
@@ -263,11 +259,17 @@ impl Seal {
         Ok(())
     }
 
-    /// Opens a datagram in place.
+    /// Opens a datagram in place. `known` gives the nonce of the start of a member that the node takes gossip from:
+    /// repeats are told apart for that one. Of strangers and other starts everything opens, every time; the node asks
+    /// who they are, at a bounded rate, and takes nothing else.
     ///
     /// # Errors
     /// See [`OpenError`]; counted, nothing else changed.
-    pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<Opened<'a>, OpenError> {
+    pub fn open<'a>(
+        &mut self,
+        datagram: &'a mut [u8],
+        known: impl FnOnce(NodeId) -> Option<u64>,
+    ) -> Result<Opened<'a>, OpenError> {
         let bytes = datagram.len();
         if !(HEADER_BYTES..=DATAGRAM_BYTES_MAX).contains(&bytes) {
             self.stats.refused_malformed += 1;
@@ -286,7 +288,8 @@ impl Seal {
         if header.key == 0 {
             return self.accept_clear(&header).and_then(|()| clear(datagram));
         }
-        let opened = self.unseal(&header, datagram);
+        let is_known = known(header.sender) == Some(header.nonce);
+        let opened = self.unseal(&header, is_known, datagram);
         match opened {
             Ok(is_other_key) => {
                 self.stats.opened += 1;
@@ -313,7 +316,7 @@ impl Seal {
         Some(filling.finish())
     }
 
-    /// Forgets a member that the node has forgotten. Earlier starts of it open again, and are strangers to the node.
+    /// Forgets a member that the node has forgotten.
     pub fn forget(&mut self, id: NodeId) {
         self.sessions.remove(&id);
     }
@@ -321,17 +324,6 @@ impl Seal {
     /// What was counted so far.
     pub fn stats(&self) -> SealStats {
         SealStats { sessions: self.sessions.len() as u64, ..self.stats }
-    }
-
-    /// A node may begin anew with a larger epoch while it runs. The counter goes on growing, so even if an old start
-    /// came back, no nonce would.
-    fn become_start(&mut self, start: Start) {
-        if start != self.me {
-            self.me = start;
-            if let Some(keys) = &mut self.keys {
-                keys.own = keys.find(keys.in_use).expect("it is in the ring").opener(&start);
-            }
-        }
     }
 
     fn accept_clear(&mut self, header: &Header) -> Result<(), OpenError> {
@@ -347,7 +339,7 @@ impl Seal {
     }
 
     /// Opens the body in place; gives whether another key than the one in use sealed it.
-    fn unseal(&mut self, header: &Header, datagram: &mut [u8]) -> Result<bool, OpenError> {
+    fn unseal(&mut self, header: &Header, is_known: bool, datagram: &mut [u8]) -> Result<bool, OpenError> {
         let is_hello = header.kind == Kind::Hello;
         let id = header.key;
         let Some(keys) = &self.keys else {
@@ -365,9 +357,6 @@ impl Seal {
         let same = session.as_ref().filter(|session| session.start == start);
         if same.is_some_and(|session| !session.window.is_new(header.counter)) {
             return Err(OpenError::Repeat);
-        }
-        if is_gossip && session.as_ref().is_some_and(|session| start.rank() < session.start.rank()) {
-            return Err(OpenError::OldStart);
         }
         let (head, body) = datagram.split_first_chunk_mut::<HEADER_BYTES>().expect("longer than a header");
         let aad = self.aad.of(head, if is_gossip { self.me.nonce } else { 0 });
@@ -392,7 +381,7 @@ impl Seal {
                 let opener = key.opener(&start);
                 opener.open_in_place(nonce, aad, body).map_err(forged)?;
                 // Only who knows our nonce has proven to speak to us, now; a Hello may be an old one.
-                is_gossip.then(|| Session::new(start, opener, key.fingerprint, header.counter))
+                (is_gossip && is_known).then(|| Session::new(start, opener, key.fingerprint, header.counter))
             }
         };
         if let Some(session) = fresh {
@@ -434,7 +423,6 @@ impl Seal {
             OpenError::Key { problem: KeyProblem::DoesNotOpen { .. }, .. } => stats.refused_forged += 1,
             OpenError::Key { .. } => stats.refused_unknown_key += 1,
             OpenError::Repeat => stats.refused_repeats += 1,
-            OpenError::OldStart => stats.refused_old_starts += 1,
             OpenError::Malformed { .. } => stats.refused_malformed += 1,
         }
     }
@@ -450,23 +438,18 @@ impl fmt::Debug for Seal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Start {
     id: NodeId,
-    epoch: Epoch,
     nonce: u64,
 }
 
 impl Start {
     fn of(peer: &Peer) -> Self {
-        Self { id: peer.id, epoch: peer.epoch(), nonce: peer.nonce }
-    }
-
-    fn rank(&self) -> (Epoch, u64) {
-        (self.epoch, self.nonce)
+        Self { id: peer.id, nonce: peer.nonce }
     }
 }
 
 impl From<&Header> for Start {
     fn from(header: &Header) -> Self {
-        Self { id: header.sender, epoch: header.epoch, nonce: header.nonce }
+        Self { id: header.sender, nonce: header.nonce }
     }
 }
 
@@ -503,8 +486,8 @@ impl SealKey {
     }
 
     fn opener(&self, start: &Start) -> LessSafeKey {
-        let (id, epoch, nonce) = (start.id.0.to_le_bytes(), start.epoch.to_le_bytes(), start.nonce.to_le_bytes());
-        let info: [&[u8]; 4] = [b"tidings seal v1", &id, &epoch, &nonce];
+        let (id, nonce) = (start.id.0.to_le_bytes(), start.nonce.to_le_bytes());
+        let info: [&[u8]; 3] = [b"tidings seal v1", &id, &nonce];
         let key = self.root.expand(&info, CIPHER).expect("a key is far below what HKDF can give");
         LessSafeKey::new(UnboundKey::from(key))
     }
@@ -600,7 +583,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::peer::Generation;
+    use crate::peer::{Epoch, Generation};
 
     const CLUSTER: &str = "prod";
 
@@ -645,10 +628,15 @@ mod tests {
         bytes
     }
 
-    /// Opens a copy, as the network may bring more of them; gives the body.
+    /// Opens a copy, as the network may bring more of them, where the node knows its sender; gives the body.
     fn open(seal: &mut Seal, bytes: &[u8]) -> Result<Vec<u8>, OpenError> {
+        open_knowing(seal, bytes, Header::read(bytes).ok().map(|(header, _)| header.nonce))
+    }
+
+    /// Opens a copy where the node knows this start of its sender.
+    fn open_knowing(seal: &mut Seal, bytes: &[u8], known: Option<u64>) -> Result<Vec<u8>, OpenError> {
         let mut copy = bytes.to_vec();
-        seal.open(&mut copy).map(|opened| opened.bytes[HEADER_BYTES..].to_vec())
+        seal.open(&mut copy, |_| known).map(|opened| opened.bytes[HEADER_BYTES..].to_vec())
     }
 
     fn problem(result: Result<Vec<u8>, OpenError>) -> KeyProblem {
@@ -666,7 +654,7 @@ mod tests {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            "0101002242084e340100000000000000010000000000e9030000000000000605040302015d96371d149718bdebd1f07a7703a7021d5b7165"
+            "01012242084e340100000000000000e9030000000000000605040302019527aeee5459fc466c13ceccd6e301d91bfb05b9"
         );
         assert_eq!(open(&mut keyed(2, 7), &bytes).unwrap(), b"news");
     }
@@ -729,19 +717,26 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_start_is_over_once_the_next_has_spoken() {
+    fn what_another_start_says_does_not_disturb_the_window_of_the_one_that_the_node_knows() {
         let (old, new, b) = (peer(1, 1), peer(1, 2), peer(2, 1));
         let mut theirs = keyed(2, 7);
         let mut renewed = seal_of(&new, Some(&ring(7)), Plaintext::Refuse);
         let mut outdated = keyed(1, 7);
-        let late = gossip(&mut outdated, &old, &b, 2);
-        assert!(open(&mut theirs, &gossip(&mut outdated, &old, &b, 3)).is_ok());
-        assert!(open(&mut theirs, &gossip(&mut renewed, &new, &b, 1)).is_ok());
-        assert_eq!(open(&mut theirs, &late), Err(OpenError::OldStart));
+        let early = gossip(&mut outdated, &old, &b, 3);
+        assert!(open_knowing(&mut theirs, &early, None).is_ok(), "a stranger's: that is the node's to judge");
+        assert_eq!(theirs.stats().sessions, 0);
+        assert!(open_knowing(&mut theirs, &early, Some(old.nonce)).is_ok());
+        assert_eq!(open_knowing(&mut theirs, &early, Some(old.nonce)), Err(OpenError::Repeat));
+        let news = gossip(&mut renewed, &new, &b, 1);
+        assert!(open_knowing(&mut theirs, &news, Some(old.nonce)).is_ok(), "the node is to hear of the new start");
+        assert_eq!(open_knowing(&mut theirs, &early, Some(old.nonce)), Err(OpenError::Repeat));
+        assert!(open_knowing(&mut theirs, &news, Some(new.nonce)).is_ok());
+        let late = gossip(&mut outdated, &old, &b, 4);
+        for _ in 0..2 {
+            assert!(open_knowing(&mut theirs, &late, Some(new.nonce)).is_ok(), "it is to be told that it is over");
+            assert_eq!(open_knowing(&mut theirs, &news, Some(new.nonce)), Err(OpenError::Repeat));
+        }
         assert_eq!(theirs.stats().sessions, 1);
-        assert!(open(&mut theirs, &hello(&mut outdated, &old, 4)).is_ok(), "it may still ask, and learn of it");
-        theirs.forget(NodeId(1));
-        assert!(open(&mut theirs, &late).is_ok(), "forgotten, it is a stranger: that is the node's to judge");
     }
 
     #[test]
@@ -786,7 +781,7 @@ mod tests {
     #[test]
     fn of_another_cluster_or_version_only_the_header_is_handed_on() {
         let mut theirs = keyed(2, 7);
-        for (at, byte) in [(4, 0xff), (1, 99)] {
+        for (at, byte) in [(3, 0xff), (1, 99)] {
             let mut bytes = gossip(&mut keyed(1, 7), &peer(1, 1), &peer(2, 1), 1);
             bytes[at] ^= byte;
             assert_eq!(open(&mut theirs, &bytes).unwrap(), b"");
@@ -807,7 +802,7 @@ mod tests {
         ours.set_keys(&both);
         let second = gossip(&mut ours, &a, &b, 2);
         let mut copy = second.clone();
-        assert!(theirs.open(&mut copy).unwrap().is_other_key, "it does not use the new one yet");
+        assert!(theirs.open(&mut copy, |_| Some(a.nonce)).unwrap().is_other_key, "it does not use the new one yet");
         assert_eq!(open(&mut theirs, &second), Err(OpenError::Repeat));
         assert_eq!(open(&mut theirs, &first), Err(OpenError::Repeat), "the window outlives the key");
         both.remove(key(7).id()).unwrap();
@@ -903,7 +898,7 @@ mod tests {
             let opened = open(&mut theirs, &changed);
             // A refusal, or of another cluster or version: nothing of the body is taken for a member's word.
             let is_for_the_node = changed.len() >= HEADER_BYTES && (changed[0] == 4 || !(1..=3).contains(&changed[0])
-                || at == 1 || (4..8).contains(&at));
+                || at == 1 || (3..7).contains(&at));
             prop_assert!(opened.is_err() || is_for_the_node, "{opened:?}");
             prop_assert_eq!(theirs.stats().sessions, 0);
             prop_assert_eq!(theirs.stats().opened, 0);
@@ -917,7 +912,7 @@ mod tests {
             let mut theirs = keyed(2, 7);
             let _ = open(&mut theirs, &bytes);
             let mut ours = clear(&peer(1, 1), Kind::Gossip, 3, &bytes);
-            (ours[0], ours[3]) = (kind, key(7).id());
+            (ours[0], ours[2]) = (kind, key(7).id());
             let _ = open(&mut theirs, &ours);
             prop_assert_eq!((theirs.stats().sessions, theirs.stats().opened), (0, 0));
         }

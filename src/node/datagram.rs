@@ -71,15 +71,14 @@ impl Node {
         body: &[u8],
         out: &mut Outbox,
     ) -> Result<(), InputError> {
-        if header.sender == self.config.id {
-            return self.on_own_id(now, from, header, out);
+        if header.is_from(&self.peer()) {
+            self.counters.echoes += 1;
+            return Err(InputError::NotAccepted("our own"));
         }
         let known = self.roster.get(header.sender).filter(|entry| header.is_from(&entry.peer));
         let Some(known) = known else {
             self.counters.strangers += 1;
-            if !self.tell_of_later_start(now, from, header, out) {
-                self.contacts.ask(from, now, &mut self.rng);
-            }
+            self.contacts.ask(from, now, &mut self.rng);
             return Err(InputError::NotAccepted("a stranger"));
         };
         if known.state == MemberState::Left {
@@ -132,7 +131,7 @@ impl Node {
                 Ok(())
             }
             Section::Fingerprints(theirs) => {
-                self.on_fingerprints(now, sender, theirs, out);
+                self.on_fingerprints(now, from, sender, theirs, out);
                 Ok(())
             }
             Section::Hello(_) | Section::Refusal(_) | Section::Unknown(_) => {
@@ -174,7 +173,11 @@ impl Node {
         Ok(())
     }
 
-    fn on_fingerprints(&mut self, now: Time, sender: Peer, theirs: Fingerprints, out: &mut Outbox) {
+    fn on_fingerprints(&mut self, now: Time, from: SocketAddr, sender: Peer, theirs: Fingerprints, out: &mut Outbox) {
+        if theirs.epoch != Fingerprints::epoch_bits(sender.epoch()) {
+            // It has outlived a later start of its id, and we did not hear of that.
+            self.contacts.ask(from, now, &mut self.rng);
+        }
         let ours = self.fingerprints(false);
         let is_equal = (ours.records, ours.members) == (theirs.records, theirs.members);
         if is_equal {
@@ -195,38 +198,33 @@ impl Node {
     }
 
     /// Tells a process that is not the latest start of its id what the latest says of itself: a copy of its data
-    /// directory lives, and it must stop. False if it is nobody like that.
-    fn tell_of_later_start(&mut self, now: Time, to: SocketAddr, header: &Header, out: &mut Outbox) -> bool {
-        let Some(entry) = self.roster.get(header.sender).filter(|entry| header.epoch < entry.peer.epoch()) else {
-            return false;
-        };
-        let owner = Owner { id: header.sender, epoch: entry.peer.epoch() };
+    /// directory lives, and it must stop.
+    fn tell_of_later_start(&mut self, now: Time, to: SocketAddr, peer: &Peer, out: &mut Outbox) {
+        let Some(entry) = self.roster.get(peer.id).filter(|entry| peer.epoch() < entry.peer.epoch()) else { return };
+        let owner = Owner { id: peer.id, epoch: entry.peer.epoch() };
         let key = Key::member();
-        let Some((version, body)) = self.table.body(owner, &key) else { return true };
+        let Some((version, body)) = self.table.body(owner, &key) else { return };
         let record = Record::encode(owner, &key, version, body);
         if self.refusals.take(now) {
             let mut filling = self.outgoing(Kind::Gossip);
             filling.rumors(0, [&record[..]]).expect("one record fits a datagram");
-            out.datagrams.push(Datagram { to, nonce: Some(header.nonce), bytes: filling.finish() });
+            out.datagrams.push(Datagram { to, nonce: Some(peer.nonce), bytes: filling.finish() });
         }
-        true
     }
 
     pub(super) fn fingerprints(&self, wants_answer: bool) -> Fingerprints {
-        Fingerprints { records: self.table.fingerprint(), members: self.members_fingerprint(), wants_answer }
+        Fingerprints {
+            records: self.table.fingerprint(),
+            members: self.members_fingerprint(),
+            wants_answer,
+            epoch: Fingerprints::epoch_bits(self.peer().epoch()),
+        }
     }
 
-    /// Somebody who says to be us: ourselves, or another start of our id.
-    fn on_own_id(&mut self, now: Time, from: SocketAddr, header: &Header, out: &mut Outbox) -> Result<(), InputError> {
-        let me = self.peer();
-        if header.is_from(&me) {
-            self.counters.echoes += 1;
-            return Err(InputError::NotAccepted("our own"));
-        }
-        let rival = Peer { addr: from, generation: Generation::first(header.epoch), nonce: header.nonce, ..me };
-        self.meet_rival(now, &rival, true, out);
-        self.warn(now, from, Warning::Cloned { id: me.id, addr: from }, out);
-        Err(InputError::NotAccepted("another start of our own id"))
+    /// Another start of our own id speaks.
+    fn on_own_id(&mut self, now: Time, from: SocketAddr, rival: &Peer, out: &mut Outbox) {
+        self.meet_rival(now, &Peer { addr: from, ..*rival }, true, out);
+        self.warn(now, from, Warning::Cloned { id: rival.id, addr: from }, out);
     }
 
     fn on_hello(
@@ -244,7 +242,7 @@ impl Node {
             return Err(InputError::NotAccepted("too many hellos"));
         }
         if header.sender == self.config.id && !header.is_from(&self.peer()) {
-            let _ = self.on_own_id(now, from, header, out);
+            self.on_own_id(now, from, &hello.peer(header), out);
         }
         self.say(Kind::HelloBack, from, hello.cookie, out);
         Ok(())
@@ -268,8 +266,12 @@ impl Node {
             self.contacts.is_own(from);
             return Ok(());
         }
-        let generation = Generation::new(header.epoch, hello.bump);
-        let peer = Peer { id: header.sender, addr: hello.addr, generation, nonce: header.nonce };
+        let peer = hello.peer(header);
+        if peer.id == self.config.id {
+            self.on_own_id(now, from, &peer, out);
+            return Err(InputError::NotAccepted("another start of our own id"));
+        }
+        self.tell_of_later_start(now, from, &peer, out);
         self.meet(now, peer, from, out);
         Ok(())
     }
@@ -323,7 +325,7 @@ impl Node {
 
     fn say(&mut self, kind: Kind, to: SocketAddr, cookie: u64, out: &mut Outbox) {
         let me = self.peer();
-        let hello = Hello { bump: me.generation.bump(), addr: me.addr, wire: Self::wire_range(), cookie };
+        let hello = Hello { generation: me.generation, addr: me.addr, wire: Self::wire_range(), cookie };
         let mut filling = self.outgoing(kind);
         filling.hello(&hello).expect("a hello fits a datagram");
         out.datagrams.push(Datagram { to, nonce: None, bytes: filling.finish() });

@@ -400,6 +400,11 @@ impl Node {
         self.swim.me()
     }
 
+    /// The nonce of the start of a member that gossip is taken from; `None` of a stranger.
+    pub fn nonce_of(&self, id: NodeId) -> Option<u64> {
+        self.roster.get(id).map(|entry| entry.peer.nonce)
+    }
+
     /// What was counted since the start.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;

@@ -8,7 +8,9 @@ use super::*;
 use crate::record::MemberRecord;
 use crate::roster::{GRAVES_MAX, MEMBERS_MAX};
 use crate::rumors::RUMORS_MAX;
-use crate::wire::{Body, BodyRef, Header, Hello, Kind, Outgoing, encode_instance, encode_member};
+use crate::wire::{
+    Body, BodyRef, Fingerprints, Header, Hello, Kind, Outgoing, Section, Sections, encode_instance, encode_member,
+};
 
 const WILD: Peer = Peer { id: NodeId(7), addr: addr(7), generation: Generation::first(1), nonce: 77 };
 
@@ -116,10 +118,55 @@ fn strangers_that_gossip_are_asked_who_they_are_up_to_a_limit() {
     assert_eq!(pressed.node.digest().live_members, 1, "none of them was let in");
 }
 
+/// Whom the node asked who they are, since the last input.
+fn asked(pressed: &Pressed) -> Vec<SocketAddr> {
+    let hellos = pressed.out.datagrams.iter().filter(|datagram| datagram.bytes[0] == Kind::Hello as u8);
+    hellos.map(|datagram| datagram.to).collect()
+}
+
+#[test]
+fn a_start_that_went_on_with_another_epoch_is_asked_for_it() {
+    let mut pressed = Pressed::with_member();
+    let say = |pressed: &mut Pressed, epoch| {
+        pressed.datagram(WILD.addr, &WILD, Kind::Gossip, |out| {
+            let epoch = Fingerprints::epoch_bits(epoch);
+            out.fingerprints(Fingerprints { records: 0, members: 0, wants_answer: false, epoch }).expect("it fits");
+        });
+        pressed.hand(Input::Wake);
+        asked(pressed)
+    };
+    assert_eq!(say(&mut pressed, WILD.epoch()), []);
+    assert_eq!(say(&mut pressed, WILD.epoch() + 1), [WILD.addr]);
+}
+
+#[test]
+fn a_copy_of_an_earlier_start_is_asked_and_told_that_it_is_over() {
+    let later = Peer { generation: Generation::first(5), nonce: 78, ..WILD };
+    let mut pressed = Pressed::new();
+    pressed.node.introduce(pressed.now, later, true, &mut pressed.out);
+    pressed.datagram(later.addr, &later, Kind::Gossip, |out| {
+        out.rumors(0, [&member(later, false)[..]]).expect("it fits");
+    });
+    let from = addr(33);
+    pressed.datagram(from, &WILD, Kind::Gossip, |_| {});
+    pressed.hand(Input::Wake);
+    assert_eq!(asked(&pressed), [from], "gossip does not say which start is the later one");
+    let hello = pressed.out.datagrams.iter().find(|datagram| datagram.to == from).expect("just asked").bytes.clone();
+    let (_, body) = Header::read(&hello).expect("our own");
+    let Some(Ok(Section::Hello(hello))) = Sections::new(body).next() else { panic!("a hello") };
+    let answer = Hello { generation: WILD.generation, addr: from, ..hello };
+    pressed.datagram(from, &WILD, Kind::HelloBack, |out| out.hello(&answer).expect("it fits"));
+    let told = pressed.out.datagrams.iter().find(|datagram| datagram.to == from && datagram.nonce == Some(WILD.nonce));
+    let (_, body) = Header::read(&told.expect("it is told").bytes).expect("our own");
+    let Some(Ok(Section::Rumors { records, .. })) = Sections::new(body).next() else { panic!("a record") };
+    assert_eq!(records[0].owner, Owner { id: WILD.id, epoch: 5 });
+    assert_eq!(pressed.node.nonce_of(WILD.id), Some(later.nonce), "it changed nobody's mind");
+}
+
 #[test]
 fn hellos_are_answered_up_to_a_limit_and_an_answer_is_no_longer_than_the_question() {
     let mut pressed = Pressed::new();
-    let hello = Hello { bump: 0, addr: addr(9), wire: (WIRE_OLDEST, WIRE_NEWEST), cookie: 1 };
+    let hello = Hello { generation: Generation::first(1), addr: addr(9), wire: (WIRE_OLDEST, WIRE_NEWEST), cookie: 1 };
     let mut answers = 0;
     for number in 0..u64::from(HELLOS_PER_SECOND) + 50 {
         pressed.datagram(addr(9), &stranger(number), Kind::Hello, |out| out.hello(&hello).expect("fits"));

@@ -122,12 +122,12 @@ fn the_sections_of_version_1_are_these_bytes() {
     note_section(&mut vectors, "rumors", &Section::Rumors { until: 77, records }, |into| {
         into.rumors(77, encoded.iter().map(|bytes| &bytes[..])).unwrap();
     });
-    let fingerprints = Fingerprints { records: 1, members: 2, wants_answer: true };
+    let fingerprints = Fingerprints { records: 1, members: 2, wants_answer: true, epoch: 5 };
     note_section(&mut vectors, "fingerprints", &Section::Fingerprints(fingerprints), |into| {
         into.fingerprints(fingerprints).unwrap();
     });
     for addr in [peer().addr, other().addr] {
-        let hello = Hello { bump: 2, addr, wire: (1, 1), cookie: 0x1122_3344_5566_7788 };
+        let hello = Hello { generation: Generation::new(EPOCH, 2), addr, wire: (1, 1), cookie: 0x1122_3344_5566_7788 };
         note_section(&mut vectors, "hello", &Section::Hello(hello), |into| into.hello(&hello).unwrap());
     }
     for reason in [RefusalReason::Cluster, RefusalReason::Version, RefusalReason::Key] {

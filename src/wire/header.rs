@@ -3,10 +3,10 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{WIRE_NEWEST, WIRE_OLDEST, WireError};
-use crate::peer::{EPOCH_MAX, Epoch, NodeId, Peer};
+use crate::peer::{NodeId, Peer};
 
 /// Bytes of a [`Header`].
-pub const HEADER_BYTES: usize = 36;
+pub const HEADER_BYTES: usize = 29;
 
 /// The largest counter; it has 48 bits, enough for a million datagrams a second for eight years.
 pub(super) const COUNTER_MAX: u64 = (1 << 48) - 1;
@@ -45,17 +45,14 @@ pub struct Header {
     pub kind: Kind,
     /// The wire version of the body.
     pub version: u8,
-    /// Reserved; written as zero, ignored by readers.
-    pub flags: u8,
     /// The id of the key that seals the body; 0 is in clear.
     pub key: u8,
     /// The tag of the sender's cluster.
     pub cluster: u32,
     /// The sender.
     pub sender: NodeId,
-    /// The sender's start.
-    pub epoch: Epoch,
-    /// The nonce of the sender's start.
+    /// The nonce of the sender's start. It names the start alone: 64 random bits. Which of two starts is the later one
+    /// says the epoch, in a Hello and its answer and in the sender's own record.
     pub nonce: u64,
     /// Counts the sender's datagrams since its start.
     pub counter: u64,
@@ -69,18 +66,16 @@ pub fn cluster_tag(name: &str) -> u32 {
 impl Header {
     /// Where the id of the key stands.
     #[cfg(feature = "net")]
-    pub(crate) const KEY_AT: usize = 3;
+    pub(crate) const KEY_AT: usize = 2;
 
     /// A header from `sender`.
     pub fn new(kind: Kind, cluster: u32, sender: &Peer, counter: u64) -> Self {
         Self {
             kind,
             version: WIRE_NEWEST,
-            flags: 0,
             key: 0,
             cluster,
             sender: sender.id,
-            epoch: sender.epoch(),
             nonce: sender.nonce,
             counter: counter & COUNTER_MAX,
         }
@@ -88,10 +83,9 @@ impl Header {
 
     /// Appends the header.
     pub fn write(&self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&[self.kind as u8, self.version, self.flags, self.key]);
+        into.extend_from_slice(&[self.kind as u8, self.version, self.key]);
         into.extend_from_slice(&self.cluster.to_le_bytes());
         into.extend_from_slice(&self.sender.0.to_le_bytes());
-        into.extend_from_slice(&self.epoch.min(EPOCH_MAX).to_le_bytes()[..6]);
         into.extend_from_slice(&self.nonce.to_le_bytes());
         into.extend_from_slice(&self.counter.to_le_bytes()[..6]);
     }
@@ -111,13 +105,11 @@ impl Header {
         let header = Self {
             kind: Kind::from_byte(head[0]).ok_or(WireError::Invalid("kind"))?,
             version: head[1],
-            flags: head[2],
-            key: head[3],
-            cluster: number(4, 4) as u32,
-            sender: NodeId(number(8, 8)),
-            epoch: number(16, 6),
-            nonce: number(22, 8),
-            counter: number(30, 6),
+            key: head[2],
+            cluster: number(3, 4) as u32,
+            sender: NodeId(number(7, 8)),
+            nonce: number(15, 8),
+            counter: number(23, 6),
         };
         Ok((header, body))
     }
@@ -129,7 +121,7 @@ impl Header {
 
     /// Whether `peer` is the start that sent this.
     pub fn is_from(&self, peer: &Peer) -> bool {
-        (self.sender, self.epoch, self.nonce) == (peer.id, peer.epoch(), peer.nonce)
+        (self.sender, self.nonce) == (peer.id, peer.nonce)
     }
 }
 
@@ -156,8 +148,8 @@ mod tests {
         let mut bytes = Vec::new();
         header().write(&mut bytes);
         let golden = [
-            1, 1, 0, 0, 0xc4, 0xc3, 0xc2, 0xc1, 8, 7, 6, 5, 4, 3, 2, 1, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xa8, 0xa7,
-            0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 6, 5, 4, 3, 2, 1,
+            1, 1, 0, 0xc4, 0xc3, 0xc2, 0xc1, 8, 7, 6, 5, 4, 3, 2, 1, 0xa8, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 6,
+            5, 4, 3, 2, 1,
         ];
         assert_eq!(bytes, golden);
         assert_eq!(Header::read(&bytes), Ok((header(), &[][..])));

@@ -10,7 +10,7 @@ use super::pretend;
 use super::probe::Probe;
 use super::record::Record;
 use super::{WireError, put, split, take, take_all};
-use crate::peer::Peer;
+use crate::peer::{Epoch, Generation, Peer};
 use crate::verdict::Verdict;
 
 /// The most bytes of a datagram, sealed: 1,280 (the least MTU of IPv6, RFC 8200 section 5) less 48 for IPv6 and UDP
@@ -80,12 +80,16 @@ pub(crate) struct Fingerprints {
     pub(crate) members: u64,
     /// Whether the sender wants ours in return.
     pub(crate) wants_answer: bool,
+    /// The low bits of the sender's epoch: a start that outlived another goes on with a larger epoch, and who did not
+    /// hear of that sees it here.
+    pub(crate) epoch: u8,
 }
 
 /// "Who are you?", and its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
-    pub(crate) bump: u16,
+    /// Which life of the sender's start.
+    pub(crate) generation: Generation,
     /// The sender's advertised address.
     pub(crate) addr: SocketAddr,
     /// The oldest and newest wire version that the sender speaks.
@@ -135,6 +139,20 @@ pub(crate) enum Section {
 #[derive(Debug)]
 pub(crate) struct Sections<'a> {
     rest: &'a [u8],
+}
+
+impl Hello {
+    /// The life that says hello.
+    pub(crate) fn peer(&self, header: &Header) -> Peer {
+        Peer { id: header.sender, addr: self.addr, generation: self.generation, nonce: header.nonce }
+    }
+}
+
+impl Fingerprints {
+    /// What of an epoch is told beside fingerprints: its low seven bits.
+    pub(crate) const fn epoch_bits(epoch: Epoch) -> u8 {
+        epoch as u8 & 0x7f
+    }
 }
 
 impl<'a> Sections<'a> {
@@ -201,7 +219,7 @@ fn read_fingerprints(mut bytes: &[u8]) -> Result<Section, WireError> {
     let records = read_u64(&mut bytes, "fingerprints")?;
     let members = read_u64(&mut bytes, "fingerprints")?;
     let flags = split(&mut bytes, 1, "fingerprints")?[0];
-    Ok(Section::Fingerprints(Fingerprints { records, members, wants_answer: flags & 1 != 0 }))
+    Ok(Section::Fingerprints(Fingerprints { records, members, wants_answer: flags & 1 != 0, epoch: flags >> 1 }))
 }
 
 fn read_u64(bytes: &mut &[u8], what: &'static str) -> Result<u64, WireError> {
@@ -243,7 +261,7 @@ impl Outgoing {
         self.section(TAG_FINGERPRINTS, |into| {
             into.extend_from_slice(&fingerprints.records.to_le_bytes());
             into.extend_from_slice(&fingerprints.members.to_le_bytes());
-            into.push(u8::from(fingerprints.wants_answer));
+            into.push(u8::from(fingerprints.wants_answer) | fingerprints.epoch << 1);
             Ok(())
         })
     }
@@ -365,7 +383,7 @@ mod tests {
             message: SwimMessage::PingReq { target: peer(), number: 5 },
             updates: vec![SwimUpdate { peer: peer(), incarnation: 6, state: 1 }],
         };
-        let fingerprints = Fingerprints { records: 1, members: 2, wants_answer: true };
+        let fingerprints = Fingerprints { records: 1, members: 2, wants_answer: true, epoch: 0x7f };
         let mut out = Outgoing::new(&header());
         out.swim(&swim).expect("fits");
         out.fingerprints(fingerprints).expect("fits");
@@ -396,7 +414,12 @@ mod tests {
         let sizes: Vec<_> = ["127.0.0.1:1", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"]
             .map(|addr| {
                 let addr = addr.parse().expect("an address");
-                let hello = Hello { bump: u16::MAX, addr, wire: (255, 255), cookie: u64::MAX };
+                let hello = Hello {
+                    generation: Generation::new(Epoch::MAX, u16::MAX),
+                    addr,
+                    wire: (255, 255),
+                    cookie: u64::MAX,
+                };
                 let mut out = Outgoing::new(&header());
                 out.hello(&hello).expect("fits");
                 out.finish().len()
