@@ -70,6 +70,12 @@ const UNUSUAL: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct FleetError(String);
 
+impl FleetError {
+    pub(crate) fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl std::fmt::Display for FleetError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)

@@ -3,10 +3,12 @@
 //! `cargo bench --bench cluster -- EXPERIMENT`. Without an experiment it runs a small set that ends within a minute.
 
 mod experiments;
+mod faults;
 mod figures;
 mod fleet;
 mod hostile;
 mod keys;
+mod network;
 mod process;
 mod relay;
 
@@ -27,20 +29,26 @@ experiments (their own numbers of members and trials stand behind them):
   restart   kill -9 and restart, with and without the data directory           10, 20 each
   large     a 20 KiB record reaches all; one above the limit is refused        20, 5
   leave     leave by SIGTERM and by command; until the others tell it          20, 40
-  crash     kill -9; until the others tell it (no target)                      20, 10
+  crash     kill -9; until the others tell it                                  20, 10
   stop      a member stands still for two seconds; nobody calls it dead        20, 10
+  freeze    five members stand still 4 s of 5; then all beside two busy loops  50
   rotate    another cluster key in a running cluster, while one is away         20
   encrypt   encryption is turned on in a running cluster                       10
   replay    all that was said is said again: to its receiver, elsewhere, later 10
   flood     100,000 hostile datagrams a second at one member                   10
   all       each of these
+  loss      10, 20, 30 % of all datagrams are lost; crashes at 10 %            50, 7
+  flap      five members are cut off 4 s of 5                                  50
+  silent    a host dies with its member: nothing answers in its place          20, 10 each
   smoke     a small set of these; the default
+
+The last three drop packets. They need root, nft, ip, and a network of their own: `unshare --net cargo bench ...`.
 
 options:
   --nodes N      members
   --trials N     repetitions
   --span TIME    idle: measured time (default 300s); stop: time watched after each stop (default 15s); replay: time
-                 listened (default 60s); flood: its time (default 30s)
+                 listened (default 60s); flood: its time (default 30s); freeze, loss, flap: time of each part (60s)
   --key          the members have a cluster key: all they say is sealed (rotate, replay and flood always have one)
   --after TIME   late: time between the last registration and the join (default 60s)
   --pause TIME   change: time between two changes (default 300ms)
@@ -77,13 +85,17 @@ const EXPERIMENTS: &[(&str, Experiment)] = &[
     ("restart", experiments::restart),
     ("large", experiments::large),
     ("leave", experiments::leave),
-    ("crash", experiments::crash),
-    ("stop", experiments::stop),
+    ("crash", faults::crash),
+    ("stop", faults::stop),
+    ("freeze", faults::freeze),
     ("rotate", keys::rotate),
     ("encrypt", keys::encrypt),
     ("replay", hostile::replay),
     ("flood", hostile::flood),
 ];
+
+/// Those that drop packets, and need a network namespace of their own.
+const NETWORKED: &[(&str, Experiment)] = &[("loss", faults::loss), ("flap", faults::flap), ("silent", faults::silent)];
 
 /// What the default set runs: experiment, members, trials, and seconds of those that have a span.
 const SMOKE: &[(&str, usize, usize, u64)] = &[
@@ -130,8 +142,12 @@ fn main() -> ExitCode {
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn known(name: &str) -> Option<&'static (&'static str, Experiment)> {
+    EXPERIMENTS.iter().chain(NETWORKED).find(|(known, _)| *known == name)
+}
+
 fn run(name: &'static str, options: &Options) -> (bool, Found) {
-    let (_, experiment) = EXPERIMENTS.iter().find(|(known, _)| *known == name).expect("names were checked");
+    let (_, experiment) = known(name).expect("names were checked");
     let mut report = Report::new(name, options.is_timed);
     if let Err(error) = experiment(options, &mut report) {
         report.miss(&error.to_string());
@@ -170,7 +186,7 @@ fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Option<
             "--help" | "-h" => return Ok(None),
             "all" => names.extend(EXPERIMENTS.iter().map(|(name, _)| *name)),
             "smoke" => names.clear(),
-            name => match EXPERIMENTS.iter().find(|(known, _)| *known == name) {
+            name => match known(name) {
                 Some((known, _)) => names.push(*known),
                 None => return Err(format!("{name:?} is neither an experiment nor an option")),
             },
