@@ -132,6 +132,24 @@ fn a_crashed_node_sends_and_hears_nothing_and_restarts_as_a_newer_self() {
 }
 
 #[test]
+fn a_crashed_member_is_given_up_in_spite_of_loss() {
+    for loss in [0.1, 0.3] {
+        let mut world = world(SEED, 6);
+        world.set_loss(loss);
+        let crashed = world.node(5).expect("it runs").peer();
+        world.crash(5);
+        world.run_for(Duration::from_secs(90));
+        for host in 0..5 {
+            let node = world.node(host).expect("it runs");
+            assert!(
+                !node.present_members().iter().any(|peer| peer.id == crashed.id),
+                "host {host} at a loss of {loss}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_difference_between_views_is_told_by_host_and_record() {
     let mut world = world(SEED, 4);
     world.register(2, instance("web")).expect("an empty node takes a record");

@@ -81,13 +81,13 @@ pub(super) enum Ruling {
 }
 
 /// How the case stands, given what the accuser itself saw, what it saw of links of late (`guess`), and the witnesses.
-/// `quorum` is how many witnesses are needed, `weight` how much more evidence than usual.
+/// `quorum` is how many witnesses are needed, and `probes` the least number of probes of the accused.
 pub(super) fn rule(
     own: Tally,
     guess: f64,
     testimonies: &BTreeMap<NodeId, Testimony>,
     quorum: usize,
-    weight: f64,
+    probes: u32,
 ) -> Ruling {
     let mut accused = own;
     let mut control = Tally::default();
@@ -110,9 +110,8 @@ pub(super) fn rule(
     let agrees = |seen: &Tally| seen.sent >= 2 && seen.share() <= AGREES_SHARE * usual;
     let witnesses = testimonies.values().filter(|testimony| agrees(&testimony.accused)).count();
     // Where nobody else is, silence is all that can be known.
-    let is_enough =
-        evidence >= CONVICTED_AT * weight || (quorum == 0 && accused.answered == 0 && accused.sent >= ALONE_PROBES);
-    if is_enough && witnesses >= quorum {
+    let is_enough = evidence >= CONVICTED_AT || (quorum == 0 && accused.answered == 0 && accused.sent >= ALONE_PROBES);
+    if is_enough && witnesses >= quorum && (quorum == 0 || accused.sent >= probes) {
         let witnesses = u8::try_from(witnesses).unwrap_or(u8::MAX);
         return Ruling::Convicted { witnesses, is_lossy: accused.answered > 0 };
     }
@@ -159,37 +158,46 @@ mod tests {
     #[test]
     fn silence_at_a_quorum_on_clean_links_convicts() {
         let seen = testimonies(&[(tally(3, 0), tally(3, 3)); 4]);
-        let ruling = rule(tally(4, 0), 1.0, &seen, QUORUM, 1.0);
+        let ruling = rule(tally(4, 0), 1.0, &seen, QUORUM, 0);
         assert_eq!(ruling, Ruling::Convicted { witnesses: 4, is_lossy: false });
+    }
+
+    #[test]
+    fn whoever_is_silent_for_as_many_probes_as_were_wanted_is_convicted_on_lossy_links_too() {
+        let seen = |probes, answers| testimonies(&[(tally(probes, 0), tally(probes, answers)); 4]);
+        assert_eq!(rule(tally(9, 0), 0.8, &seen(16, 13), QUORUM, 74), Ruling::Open);
+        let convicted = Ruling::Convicted { witnesses: 4, is_lossy: false };
+        assert_eq!(rule(tally(9, 0), 0.8, &seen(17, 14), QUORUM, 74), convicted);
+        assert_eq!(rule(tally(9, 0), 0.5, &seen(24, 12), QUORUM, 74), convicted);
     }
 
     #[test]
     fn silence_at_fewer_than_a_quorum_does_not() {
         let seen = testimonies(&[(tally(9, 0), tally(9, 9)); 2]);
-        assert_eq!(rule(tally(20, 0), 1.0, &seen, QUORUM, 1.0), Ruling::Open);
+        assert_eq!(rule(tally(20, 0), 1.0, &seen, QUORUM, 0), Ruling::Open);
     }
 
     #[test]
     fn one_witness_that_reaches_the_accused_clears_it() {
         let mut each = vec![(tally(6, 0), tally(6, 6)); 5];
         each.push((tally(4, 4), tally(4, 4)));
-        assert_eq!(rule(tally(9, 0), 1.0, &testimonies(&each), QUORUM, 1.0), Ruling::Cleared { by: Some(NodeId(6)) });
+        assert_eq!(rule(tally(9, 0), 1.0, &testimonies(&each), QUORUM, 0), Ruling::Cleared { by: Some(NodeId(6)) });
     }
 
     #[test]
     fn an_accuser_whose_own_links_are_bad_convicts_nobody() {
         // The witnesses do not reach the accuser either.
         let seen = testimonies(&[(tally(3, 0), tally(3, 0)); 4]);
-        assert_eq!(rule(tally(4, 0), 0.9, &seen, QUORUM, 1.0), Ruling::Open);
+        assert_eq!(rule(tally(4, 0), 0.9, &seen, QUORUM, 0), Ruling::Open);
     }
 
     #[test]
     fn a_member_behind_heavy_loss_is_faulty_and_one_as_lossy_as_all_is_not() {
         let seen = testimonies(&[(tally(8, 1), tally(8, 8)); 4]);
-        let ruling = rule(tally(8, 1), 0.98, &seen, QUORUM, 1.0);
+        let ruling = rule(tally(8, 1), 0.98, &seen, QUORUM, 0);
         assert_eq!(ruling, Ruling::Convicted { witnesses: 4, is_lossy: true });
         let seen = testimonies(&[(tally(8, 4), tally(8, 4)); 4]);
-        assert!(matches!(rule(tally(8, 0), 0.5, &seen, QUORUM, 1.0), Ruling::Cleared { .. }));
+        assert!(matches!(rule(tally(8, 0), 0.5, &seen, QUORUM, 0), Ruling::Cleared { .. }));
     }
 
     /// The promise behind the threshold, where it can be counted: at 20 % loss each way no member that lives is
@@ -209,7 +217,7 @@ mod tests {
                     testimony.accused.add(sample(answers, 1));
                     testimony.accuser.add(sample(answers, 1));
                 }
-                match rule(own, 1.0, &seen, QUORUM, 1.0) {
+                match rule(own, 1.0, &seen, QUORUM, 0) {
                     Ruling::Open => {}
                     Ruling::Cleared { .. } => break,
                     convicted @ Ruling::Convicted { .. } => panic!("{convicted:?} on {own:?} and {seen:?}"),
@@ -227,7 +235,7 @@ mod tests {
         ) {
             let clip = |(sent, answered): (u32, u32)| tally(sent, answered.min(sent));
             let each: Vec<_> = each.into_iter().map(|(a, b)| (clip(a), clip(b))).collect();
-            if let Ruling::Convicted { witnesses, .. } = rule(clip(own), guess, &testimonies(&each), QUORUM, 1.0) {
+            if let Ruling::Convicted { witnesses, .. } = rule(clip(own), guess, &testimonies(&each), QUORUM, 0) {
                 let silent = each.iter().filter(|(seen, _)| seen.sent >= 2 && seen.share() < 0.5).count();
                 prop_assert!(usize::from(witnesses) >= QUORUM && silent >= QUORUM);
             }
