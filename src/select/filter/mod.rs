@@ -13,8 +13,9 @@
 //! ```
 //!
 //! `in` and `contains` look for an element of a list, a key of a map, or a part of a text. `matches` takes a regular
-//! expression, which may match anywhere, in time linear in the text. A part that an instance does not have (another key
-//! of its metadata) equals, contains and matches nothing, and is empty. A field that no instance can have is an error.
+//! expression, which may match anywhere, in time linear in the text; `\w`, `\d` and `\s` are ASCII, as in Go. A part
+//! that an instance does not have (another key of its metadata) equals, contains and matches nothing, and is empty. A
+//! field that no instance can have is an error.
 //!
 //! Filters on instances know these fields, in upper or lower case:
 //!

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use regex::{Regex, RegexBuilder};
+use regex_lite::{Regex, RegexBuilder};
 
 use super::limits::REGEX_BYTES_MAX;
 use super::{Field, Fields, Kind};
@@ -82,11 +82,10 @@ pub(super) struct Term {
     pub(super) value: Value,
 }
 
-/// A regular expression within its limit; the reason why not, on one line.
+/// A regular expression within its limit, or the reason why not.
 pub(super) fn regex(text: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
-    // The last line tells what is wrong; those before it draw the expression again.
-    built.map_err(|error| error.to_string().lines().last().unwrap_or("not a regular expression").trim().to_owned())
+    built.map_err(|error| error.to_string())
 }
 
 impl Term {

@@ -102,8 +102,8 @@ fn an_error_says_where_and_what_would_do() {
         ("service == \"web", "column 12: a \" that is not closed"),
         ("service == `web", "column 12: a ` that is not closed"),
         (r#"service == "\x""#, "column 13: an escape that means nothing"),
-        ("service matches `(`", "column 17: error: unclosed group"),
-        ("service matches `\\w{400}{400}`", "column 17: Compiled regex exceeds size limit"),
+        ("service matches `(`", "column 17: found open group without closing"),
+        ("service matches `\\w{400}{400}`", "column 17: compiled regex exceeded size limit"),
     ] {
         let error = error(filter);
         assert!(error.starts_with(expected), "{filter}: {error}");
