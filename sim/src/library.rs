@@ -22,6 +22,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("isolated-and-returned-foca", include_str!("../scenarios/isolated-and-returned-foca.toml")),
     ("large-records", include_str!("../scenarios/large-records.toml")),
     ("leave-and-join", include_str!("../scenarios/leave-and-join.toml")),
+    ("long-stalls", include_str!("../scenarios/long-stalls.toml")),
     ("lossy-one-percent", include_str!("../scenarios/lossy-one-percent.toml")),
     ("mass-registration", include_str!("../scenarios/mass-registration.toml")),
     ("one-way-cut", include_str!("../scenarios/one-way-cut.toml")),

@@ -387,7 +387,12 @@ fn run_many(name: &str, scenario: &Scenario, args: &RunArgs) -> Result<bool, Tro
     for figure in names {
         let values: Vec<f64> = outcomes.iter().filter_map(|o| o.figures.get(figure).copied()).collect();
         let mean = sweep::mean(&values);
-        writeln!(out, "  {figure:<28} {:>14.3} ±{:.3} ({} seeds)", mean.mean, mean.ci95, mean.seeds)?;
+        let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(a, b), value| (a.min(*value), b.max(*value)));
+        writeln!(
+            out,
+            "  {figure:<28} {:>14.3} ±{:.3}, from {least:.3} to {most:.3} ({} seeds)",
+            mean.mean, mean.ci95, mean.seeds
+        )?;
     }
     verdict(&mut out, name, scenario, &outcomes)
 }

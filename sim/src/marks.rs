@@ -110,6 +110,29 @@ impl Marks {
         if all > 0.0 { out_for.as_secs_f64() / all } else { 0.0 }
     }
 
+    /// How long it took, from `begin` until the last of `observers` counted a subject out, at most until `end`; and from
+    /// `end` until the last of those who did counted it in again, at most until `now`.
+    pub fn out_and_back(
+        &self,
+        about: Start,
+        observers: &BTreeSet<HostIndex>,
+        (begin, end): (Time, Time),
+        now: Time,
+    ) -> (Duration, Duration) {
+        let marks = || self.by_subject.get(&about).into_iter().flat_map(|(_, marks)| marks);
+        let (mut slowest, mut last_back) = (Duration::ZERO, Duration::ZERO);
+        for observer in observers {
+            let mine = || marks().filter(|mark| mark.observer == *observer);
+            let out = mine().find(|mark| mark.is_out && begin <= mark.at && mark.at <= end);
+            slowest = slowest.max(out.map_or(end, |mark| mark.at).since(begin));
+            if mine().take_while(|mark| mark.at <= end).last().is_some_and(|mark| mark.is_out) {
+                let back = mine().find(|mark| !mark.is_out && mark.at > end);
+                last_back = last_back.max(back.map_or(now, |mark| mark.at).since(end));
+            }
+        }
+        (slowest, last_back)
+    }
+
     /// In how many moments each observer told its program of somebody out, in order.
     pub fn told_in(&self) -> Vec<usize> {
         let mut counts: Vec<usize> = self.told.values().map(BTreeSet::len).collect();
@@ -146,5 +169,13 @@ mod tests {
         let share = marks.share_out(ABOUT, &observers, at(5), at(35));
         assert!((share - 39.0 / 50.0).abs() < 1e-9, "{share}");
         assert_eq!(marks.told_in(), [1, 2]);
+        let (out, back) = marks.out_and_back(ABOUT, &observers, (at(9), at(29)), at(99));
+        assert_eq!((out, back), (Duration::from_secs(3), Duration::from_secs(2)));
+        let (out, back) = marks.out_and_back(ABOUT, &observers, (at(94), at(97)), at(99));
+        assert_eq!(
+            (out, back),
+            (Duration::from_secs(3), Duration::from_secs(2)),
+            "the one not at all, the other for good"
+        );
     }
 }

@@ -755,6 +755,13 @@ impl<'a> Runner<'a> {
         if let Some(least) = shares.iter().copied().min_by(f64::total_cmp) {
             named.push(("faulty_marked_share_min".to_owned(), least));
         }
+        let turns = self.world.holds().filter_map(|(host, begin, end)| {
+            Some(marks.out_and_back(watch.start_on(host)?, &healthy, (begin, end), self.end.max(end)))
+        });
+        if let Some((out, back)) = turns.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1))) {
+            named.push(("held_marked_after_max_ms".to_owned(), ms(out)));
+            named.push(("held_cleared_after_max_ms".to_owned(), ms(back)));
+        }
         let told: Vec<f64> = marks.told_in().into_iter().map(|count| count as f64).collect();
         if !told.is_empty() {
             named.push(("told_in_moments_p95".to_owned(), quantile(&told, 0.95)));

@@ -1,7 +1,11 @@
 //! What is known of a link: how long an answer takes, and how many probes are answered. Knows nothing of who is behind
 //! it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use crate::peer::NodeId;
+use crate::time::Time;
 
 /// The longest that a probe waits for its answer.
 pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(2);
@@ -31,6 +35,42 @@ impl Rtt {
     /// How long an answer may take: the smoothed time and four deviations, and no less than `least`.
     pub fn timeout(&self, least: Duration) -> Duration {
         (self.smoothed + self.deviation * 4).clamp(least, TIMEOUT_MAX.max(least))
+    }
+}
+
+/// How far apart two late answers must be to be two: whoever stood still answers all that waited for it at once.
+const LATE_APART: Duration = Duration::from_millis(100);
+
+/// How long after a late answer another confirms it. Links that nobody watches are probed seldom: of those, late answers
+/// of two pauses must not make one slow link.
+const LATE_KEPT: Duration = Duration::from_secs(10);
+
+/// Whose latest answers came later than their links let expect. One such moment is a member that stood still, and says
+/// nothing of its link; if the next answers are late as well, the link has become slower.
+#[derive(Default, Debug)]
+pub(super) struct Late(BTreeMap<NodeId, Time>);
+
+impl Late {
+    /// Whether an answer says something of the link.
+    pub(super) fn is_telling(&mut self, now: Time, from: NodeId, is_late: bool) -> bool {
+        let is_same_moment = self.0.get(&from).is_some_and(|first| now.since(*first) < LATE_APART);
+        if is_same_moment {
+            // The youngest probe that waited with the others did not wait for long, but waited.
+            false
+        } else if is_late {
+            let first = self.0.entry(from).or_insert(now);
+            if now.since(*first) > LATE_KEPT {
+                *first = now;
+            }
+            now.since(*first) >= LATE_APART
+        } else {
+            self.0.remove(&from);
+            true
+        }
+    }
+
+    pub(super) fn retain(&mut self, is_kept: impl Fn(NodeId) -> bool) {
+        self.0.retain(|id, _| is_kept(*id));
     }
 }
 
@@ -77,6 +117,20 @@ mod tests {
         (0..50).for_each(|n| rtt.note(Duration::from_millis(190 + n % 3 * 10)));
         let timeout = rtt.timeout(least);
         assert!(timeout > Duration::from_millis(210) && timeout < Duration::from_millis(300), "{timeout:?}");
+    }
+
+    #[test]
+    fn late_answers_of_one_moment_tell_nothing_of_a_link_and_those_of_the_next_do() {
+        let (mut late, from) = (Late::default(), NodeId(1));
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        assert!(late.is_telling(at(0), from, false));
+        assert!(!late.is_telling(at(5_000), from, true), "it stood still");
+        assert!(!late.is_telling(at(5_050), from, true), "and answers all that waited");
+        assert!(!late.is_telling(at(5_060), from, false), "also what had not waited for long");
+        assert!(late.is_telling(at(5_200), from, false));
+        assert!(!late.is_telling(at(9_000), from, true));
+        assert!(late.is_telling(at(9_600), from, true), "the link has become slower");
+        assert!(!late.is_telling(at(69_600), from, true), "it stood still again");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) use case::Tally;
 use case::{QUORUM, Ruling, Testimony};
 use health::Health;
 pub use link::Rtt;
-use link::{Answers, TIMEOUT_MAX};
+use link::{Answers, Late, TIMEOUT_MAX};
 
 use crate::counters::Counters;
 use crate::peer::{MemberState, NodeId, Peer};
@@ -263,6 +263,7 @@ pub(crate) struct Detector {
     /// Members that we cannot reach ourselves.
     suspects: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Rtt>,
+    late: Late,
     /// Over all links.
     usual: Option<Rtt>,
     /// When we last stood still: answers to probes from before tell nothing of their link.
@@ -304,6 +305,7 @@ impl Detector {
             trials: BTreeMap::new(),
             suspects: BTreeSet::new(),
             links: BTreeMap::new(),
+            late: Late::default(),
             usual: None,
             stalled: now,
             backed_off: BTreeMap::new(),
@@ -403,6 +405,7 @@ impl Detector {
         if self.links_tidied.replace(roster.turn()) != Some(roster.turn()) {
             self.links.retain(|id, _| is_present(id));
         }
+        self.late.retain(|id| is_present(&id));
         self.suspects.retain(is_present);
         self.trials.retain(|id, _| is_present(id));
         self.backed_off.retain(|id, _| is_present(id));
@@ -859,7 +862,8 @@ impl Detector {
         if self.backed_off.get(&to).is_some_and(|(times, _)| *times > 0) {
             self.backed_off.remove(&to);
         }
-        if sent >= self.stalled && sample <= TIMEOUT_MAX {
+        let is_late = sample > self.timeout(to);
+        if sent >= self.stalled && sample <= TIMEOUT_MAX && self.late.is_telling(now, to, is_late) {
             match self.links.get_mut(&to) {
                 Some(rtt) => rtt.note(sample),
                 None => {

@@ -107,6 +107,7 @@ impl World {
         self.trace.fault(self.now, &format!("freeze {host}"));
         self.must_be_free(host);
         self.hosts[host].hold = Hold::Frozen(Vec::new());
+        self.hosts[host].held_since = Some(self.now);
         self.befall(host);
     }
 
@@ -124,6 +125,7 @@ impl World {
         self.trace.fault(self.now, &format!("block {host}"));
         self.must_be_free(host);
         self.hosts[host].hold = Hold::Blocked { received: Vec::new(), sent: Vec::new() };
+        self.hosts[host].held_since = Some(self.now);
         self.befall(host);
     }
 
@@ -135,6 +137,8 @@ impl World {
             Hold::Frozen(held) => (held, Vec::new()),
             Hold::Blocked { received, sent } => (received, sent),
         };
+        let since = self.hosts[host].held_since.take();
+        self.hosts[host].holds.extend(since.map(|since| (since, self.now)));
         for datagram in sent {
             self.put_on_wire(host, datagram);
         }

@@ -52,6 +52,9 @@ pub(super) struct Host {
     pub(super) mended_at: Option<Time>,
     /// Since when, if ever, a fault befell this host by itself.
     pub(super) anomalous_since: Option<Time>,
+    /// When it began to stand still, or to be blocked, and when that was over.
+    pub(super) holds: Vec<(Time, Time)>,
+    pub(super) held_since: Option<Time>,
     /// When the first datagram came in vain after the last process ended.
     pub(super) unheard_at: Option<Time>,
     /// Counts the processes that ran here, so that what was meant for one never reaches the next.
@@ -96,6 +99,8 @@ impl Host {
             slowness: Duration::ZERO,
             mended_at: None,
             anomalous_since: None,
+            holds: Vec::new(),
+            held_since: None,
             unheard_at: None,
             start: 0,
             is_leaving: false,

@@ -385,6 +385,12 @@ impl World {
         hosts.filter_map(|(index, host)| Some((index, host.anomalous_since?)))
     }
 
+    /// Each time for which a host stood still or was blocked, once it was over: host, beginning and end.
+    pub fn holds(&self) -> impl Iterator<Item = (HostIndex, Time, Time)> {
+        let hosts = self.hosts.iter().enumerate();
+        hosts.flat_map(|(index, host)| host.holds.iter().map(move |(from, to)| (index, *from, *to)))
+    }
+
     /// See [`Self::watch`]; for those who say what is to be followed.
     pub const fn watch_mut(&mut self) -> &mut Watch {
         &mut self.watch
