@@ -333,12 +333,13 @@ fn a_table_into_a_pipe_is_lines_without_colour() {
         .unwrap();
     let lines = lines_of(child.stdout.take().unwrap());
     let mut node = Node { child: Some(child), stdin: None, lines, addr: String::new() };
-    let lines: Vec<String> = (0..3).map(|_| node.lines.recv_timeout(PATIENCE).unwrap()).collect();
+    let lines: Vec<String> = (0..4).map(|_| node.lines.recv_timeout(PATIENCE).unwrap()).collect();
     node.kill();
     assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
     assert!(lines[0].contains("ready"), "{lines:?}");
     assert!(lines[1].contains("member_up          a 127.0.0.1:"), "{lines:?}");
-    assert!(lines[2].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+    assert!(lines[2].contains("promise            a crash is known to everybody after 1."), "{lines:?}");
+    assert!(lines[3].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
 }
 
 /// How long it is asked again for a view that is not yet as wanted: each time answers at once, so this is generous.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tidings::effect::GoneReason;
 use tidings::peer::{Member, MemberState, Peer};
+use tidings::promise::Promise;
 use tidings::record::Instance;
 use tidings::registry::{Explanation, Told};
 
@@ -151,6 +153,32 @@ pub(super) fn left(me: &Me) -> String {
 /// The answer to `stats`.
 pub(super) fn stats<'a>(each: impl Iterator<Item = (&'a str, u64)>) -> String {
     Line { stats: Some(each.map(|(name, n)| (name.to_owned(), n)).collect()), ..Line::new("stats") }.text()
+}
+
+/// What the settings promise.
+pub(super) fn promise(promise: &Promise) -> String {
+    #[derive(Serialize)]
+    struct Promised {
+        ts: String,
+        event: &'static str,
+        detect_p50_ms: u64,
+        detect_p99_ms: u64,
+        detect_worst_ms: u64,
+        idle_packets_per_s: f64,
+        idle_bytes_per_s: f64,
+    }
+    let Promise { detect_p50, detect_p99, detect_worst, packets_per_s, bytes_per_s } = promise;
+    let ms = |span: &Duration| span.as_millis() as u64;
+    let rounded = |rate: &f64| (rate * 10.0).round() / 10.0;
+    text(&Promised {
+        ts: now(),
+        event: "promise",
+        detect_p50_ms: ms(detect_p50),
+        detect_p99_ms: ms(detect_p99),
+        detect_worst_ms: ms(detect_worst),
+        idle_packets_per_s: rounded(packets_per_s),
+        idle_bytes_per_s: rounded(bytes_per_s),
+    })
 }
 
 /// The answer to `explain`.

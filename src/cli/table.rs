@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tidings::peer::MemberState;
+use tidings::promise::Promise;
 use tidings::record::Status;
 
 use super::changes::{Change, Offer};
@@ -45,6 +46,11 @@ pub(super) fn render(shown: &Shown, notice: Option<&str>, width: usize, height: 
         lines.push(styled(DIM, &cut(&format!("... {hidden} more lines; a taller terminal shows them"), width)));
     }
     lines.join("\n")
+}
+
+/// What the settings promise, as a line for people.
+pub(super) fn promise(promise: &Promise) -> String {
+    format!("{} {:<18} {promise}", jsonl::now(), "promise")
 }
 
 /// A change as a line for people: time, event, and what it is about.

@@ -12,6 +12,7 @@
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
+mod course;
 mod health;
 mod link;
 
@@ -23,6 +24,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 pub(crate) use case::Tally;
 use case::{QUORUM, Ruling, Testimony};
+pub(crate) use course::{probes_of_an_attempt, until_convicted};
 use health::Health;
 pub use link::Rtt;
 use link::{Answers, TIMEOUT_MAX};
@@ -66,8 +68,9 @@ const ASKS_MAX: u8 = 2;
 /// How much longer, for each point of our health score, no accusation begins after one that came to nothing.
 const HOLD_BACK: Duration = Duration::from_millis(500);
 
-/// How long a case is open.
+/// How long a case is open; no less than so many timeouts.
 const CASE_OPEN: Duration = Duration::from_millis(1_500);
+const CASE_TIMEOUTS: u32 = 6;
 
 /// Probes that a witness makes in one case, at most.
 const HELP_PROBES_MAX: u8 = 24;
@@ -359,6 +362,11 @@ impl Detector {
         self.links.values().copied()
     }
 
+    /// The round-trip time over all links; `None` before the first answer.
+    pub(crate) const fn usual_rtt(&self) -> Option<Rtt> {
+        self.usual
+    }
+
     /// Probes awaited, cases, and cases of others that we witness, under way.
     pub(crate) fn lens(&self) -> (usize, usize, usize) {
         (self.awaited.len(), self.cases.len(), self.helps.len())
@@ -507,7 +515,7 @@ impl Detector {
     fn timeout(&self, id: NodeId) -> Duration {
         let least = self.watch.answer_within;
         // Of a link that nobody knows, somewhat more than what is usual is thought to be right.
-        let unknown = || self.usual.map_or(FIRST_TIMEOUT.max(least), |rtt| rtt.timeout(least) * 3 / 2);
+        let unknown = || course::unknown(self.usual, least);
         let timeout = self.links.get(&id).map_or_else(unknown, |rtt| rtt.timeout(least));
         self.health.stretch(timeout)
     }
@@ -607,7 +615,9 @@ impl Detector {
         self.counts.accusations += 1;
         self.numbers = self.numbers.wrapping_add(1);
         let id = salvo.peer.id;
-        let until = now + self.health.stretch(if is_final { FINAL_OPEN } else { CASE_OPEN });
+        // On slow links witnesses take longer than usual to say anything.
+        let open = if is_final { FINAL_OPEN } else { CASE_OPEN.max(self.timeout(id) * CASE_TIMEOUTS) };
+        let until = now + self.health.stretch(open);
         let salvo = Salvo { next: now, ..salvo };
         let case = Case {
             number: self.numbers,

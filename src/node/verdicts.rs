@@ -10,6 +10,7 @@ use super::Node;
 use crate::detector::{Act, Rtt};
 use crate::effect::{Event, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
+use crate::promise::{Conditions, Promise};
 use crate::story::{Line, Seen};
 use crate::swim::undead_notice;
 use crate::time::Time;
@@ -99,6 +100,12 @@ impl Node {
     /// The round-trip times to the members that were probed.
     pub fn rtts(&self) -> impl Iterator<Item = Rtt> {
         self.detector.rtts()
+    }
+
+    /// What the settings promise, with the members, links and loss as they are now.
+    pub fn promise(&self) -> Promise {
+        let (members, rtt) = (self.roster.present_len() + 1, self.detector.usual_rtt());
+        Promise::of(&self.config.tuning, &Conditions { members, rtt, answered: self.answer_ratio() })
     }
 
     /// How it came that a member is believed to be in its state, in order, as far as it is remembered: at most the last
