@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::peer::{Epoch, Member, NodeId, Peer};
+use crate::peer::{Epoch, Member, MemberState, NodeId, Peer};
 use crate::record::{Instance, Key};
 
 /// Something that happens to a node.
@@ -44,6 +45,8 @@ pub enum Input<'a> {
     Seeds(Vec<SocketAddr>),
     /// The others reach us at another address from now on.
     Readdress(SocketAddr),
+    /// An operator says that a member that cannot be reached is gone: make sure, and tell everybody.
+    Forget(NodeId),
     /// The program leaves: say goodbye to everybody.
     Leave,
 }
@@ -202,10 +205,68 @@ pub enum Event {
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
     /// answers it again (false).
     CutOff(bool),
+    /// What became of an [`Input::Forget`].
+    Forgetting {
+        /// The member.
+        id: NodeId,
+        /// Whether it is gone now, or why not.
+        result: Result<(), NotForgotten>,
+    },
     /// Something that an operator should know; the node goes on.
     Warning(Warning),
     /// The node cannot go on and must be stopped.
     Fatal(Fatal),
+}
+
+/// Why a member is not forgotten. Nothing changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotForgotten {
+    /// There is no such member.
+    #[error("no member {id} is known")]
+    Unknown {
+        /// The id.
+        id: NodeId,
+    },
+    /// It is this member itself.
+    #[error("a member cannot forget itself; it leaves")]
+    Ourselves,
+    /// Nobody answers us.
+    #[error("nobody answers this member: it may be the one that is cut off")]
+    CutOff,
+    /// It is not unreachable.
+    #[error("it is {state}; only a member that is unreachable can be forgotten")]
+    Reachable {
+        /// What is believed of it.
+        state: MemberState,
+    },
+    /// It was heard a moment ago.
+    #[error("it was heard {ago:.1?} ago: it lives")]
+    Heard {
+        /// How long ago.
+        ago: Duration,
+    },
+    /// It is gone already.
+    #[error("it is {state} already")]
+    Gone {
+        /// Down or left.
+        state: MemberState,
+    },
+    /// Another member reaches it.
+    #[error("it lives: {by} got answers from it")]
+    Answers {
+        /// Who reaches it.
+        by: NodeId,
+    },
+    /// Too few of those that were asked found it silent.
+    #[error("too few others could make sure that it is gone; try again")]
+    Undecided,
+    /// Too many are being forgotten at once.
+    #[error("{limit} members are being forgotten already, which is the limit")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// Something that an operator should know. At most one of a kind and sender a minute is told.
@@ -373,6 +434,9 @@ pub enum InputError {
     /// There is no such instance; nothing changed.
     #[error("no instance {0} is registered here")]
     UnknownInstance(Key),
+    /// A member is not forgotten; nothing changed.
+    #[error(transparent)]
+    NotForgotten(NotForgotten),
     /// The node has left.
     #[error("the node has left the cluster")]
     HasLeft,

@@ -150,6 +150,11 @@ pub(super) fn left(me: &Me) -> String {
     Line { member: Some(&me.name), member_id: Some(me.peer.id.to_string()), ..Line::new("left") }.text()
 }
 
+/// The answer to `forget`.
+pub(super) fn forgotten(member: &Member) -> String {
+    Line::member("forgotten", member).text()
+}
+
 /// The answer to `stats`.
 pub(super) fn stats<'a>(each: impl Iterator<Item = (&'a str, u64)>) -> String {
     Line { stats: Some(each.map(|(name, n)| (name.to_owned(), n)).collect()), ..Line::new("stats") }.text()

@@ -60,6 +60,8 @@ Commands of --control stdin, one a line; each is answered by a JSON line:
   leave                       say goodbye and end
   view                        the whole view as one line
   stats                       counters
+  explain MEMBER              how it came that a member is believed to be in its state
+  forget MEMBER               take a member that is unreachable to be gone at once, everywhere
   keys list|add KEY|use ID|remove ID
                               the cluster keys, here and at every member; answers who lacks which
 

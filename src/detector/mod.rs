@@ -68,7 +68,8 @@ const ASKS_MAX: u8 = 2;
 /// How much longer, for each point of our health score, no accusation begins after one that came to nothing.
 const HOLD_BACK: Duration = Duration::from_millis(500);
 
-/// How long a case is open; no less than so many timeouts.
+/// How long a case is open; no less than so many timeouts: on slow links witnesses take longer to say anything, and
+/// where nobody else is, so many probes must stay unanswered.
 const CASE_OPEN: Duration = Duration::from_millis(1_500);
 const CASE_TIMEOUTS: u32 = 6;
 
@@ -80,6 +81,7 @@ const HELP_PROBES_MAX: u8 = 24;
 /// late is not gone in any case. Not a weight of the evidence: on lossy links no number of probes would have it.
 const FINAL_PROBES: u32 = 74;
 const FINAL_OPEN: Duration = Duration::from_secs(4);
+const FINAL_TIMEOUTS: u32 = 10;
 
 /// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
 const BACK_OFF_MAX: u32 = 8;
@@ -153,6 +155,8 @@ pub(crate) enum Act {
     Release { peer: Peer, sent: u32, answered: u32 },
     /// Nobody answers us, or somebody does again.
     CutOff(bool),
+    /// Somebody reaches it, or nobody could say, when it was to be made sure that it is gone.
+    NotGone { id: NodeId, by: Option<NodeId> },
     /// Something for the story.
     Saw { subject: NodeId, seen: Seen },
 }
@@ -602,6 +606,17 @@ impl Detector {
         }
     }
 
+    /// Makes sure that a member is gone, because an operator says so: however lately that was asked.
+    pub(crate) fn make_sure(&mut self, now: Time, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
+        self.backed_off.remove(&id);
+        self.confirm_gone(now, id, roster, rng);
+    }
+
+    /// Whether others are being asked about a member.
+    pub(crate) fn has_case(&self, id: NodeId) -> bool {
+        self.cases.contains_key(&id)
+    }
+
     fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         let is_backed_off = self.backed_off.get(&salvo.peer.id).is_some_and(|(_, until)| now < *until);
         if !is_final && (now < self.accuse_from || is_backed_off) {
@@ -615,9 +630,9 @@ impl Detector {
         self.counts.accusations += 1;
         self.numbers = self.numbers.wrapping_add(1);
         let id = salvo.peer.id;
-        // On slow links witnesses take longer than usual to say anything.
-        let open = if is_final { FINAL_OPEN } else { CASE_OPEN.max(self.timeout(id) * CASE_TIMEOUTS) };
-        let until = now + self.health.stretch(open);
+        let (open, timeouts) = if is_final { (FINAL_OPEN, FINAL_TIMEOUTS) } else { (CASE_OPEN, CASE_TIMEOUTS) };
+        // Timeouts are stretched already.
+        let until = now + self.health.stretch(open).max(self.timeout(id) * timeouts);
         let salvo = Salvo { next: now, ..salvo };
         let case = Case {
             number: self.numbers,
@@ -763,6 +778,9 @@ impl Detector {
                 let (times, until) = self.backed_off.entry(id).or_insert((0, now));
                 *until = now + Duration::from_secs(1) * (1 << (*times).min(3)).min(BACK_OFF_MAX);
                 *times += 1;
+                if case.is_final {
+                    self.acts.push(Act::NotGone { id, by });
+                }
                 if !case.salvo.pings.iter().any(|ping| ping.was_answered) {
                     // Others reach it and we do not: it may be we.
                     self.health.worse(1);
@@ -772,14 +790,16 @@ impl Detector {
             Ruling::Convicted { witnesses, is_lossy } => {
                 let Some(case) = self.cases.remove(&id) else { return };
                 let finding = match (case.is_final, is_lossy) {
-                    (true, true) => return,
+                    (true, true) => {
+                        self.acts.push(Act::NotGone { id, by: None });
+                        return;
+                    }
                     (true, false) => Finding::Down,
                     (false, true) => Finding::Lossy,
                     (false, false) => Finding::Silent,
                 };
                 self.counts.convictions += 1;
                 self.suspects.remove(&id);
-                self.saw(id, Seen::Convicted { finding, witnesses });
                 self.acts.push(Act::Convict { peer: case.salvo.peer, finding, witnesses });
             }
         }
@@ -808,7 +828,10 @@ impl Detector {
                 return;
             }
         }
-        self.cases.remove(&id);
+        let was_final = self.cases.remove(&id).is_some_and(|case| case.is_final);
+        if was_final {
+            self.acts.push(Act::NotGone { id, by: None });
+        }
         self.counts.accusations_undecided += 1;
         self.health.worse(1);
         self.hold_back(now);

@@ -22,6 +22,11 @@ fn tell(nodes: &mut Nodes, turn: u32, finding: Finding, witnesses: u8) {
     let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
 }
 
+/// Node 2 tells everybody that node 3 is silent.
+pub(super) fn accuse(nodes: &mut Nodes, turn: u32) {
+    tell(nodes, turn, Finding::Silent, 3);
+}
+
 fn state(nodes: &Nodes, observer: u16, subject: u16) -> Option<MemberState> {
     Some(nodes.node(observer).reachability(NodeId(u64::from(subject)))?.state)
 }

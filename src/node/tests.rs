@@ -125,12 +125,12 @@ impl Nodes {
         Some((at, out))
     }
 
-    /// Lets time pass, with every wake on time.
     /// A process ends without a word.
     pub(super) fn stop(&mut self, n: u16) {
         self.nodes.remove(&addr(n));
     }
 
+    /// Lets time pass, with every wake on time.
     pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some((at, due)) =
@@ -145,7 +145,11 @@ impl Nodes {
         self.now = end;
     }
 
-    fn events_of(&self, n: u16) -> impl Iterator<Item = &Event> {
+    pub(super) fn node_mut(&mut self, n: u16) -> &mut Node {
+        self.nodes.get_mut(&addr(n)).expect("a node")
+    }
+
+    pub(super) fn events_of(&self, n: u16) -> impl Iterator<Item = &Event> {
         self.events.iter().filter(move |(at, _)| *at == addr(n)).map(|(_, event)| event)
     }
 

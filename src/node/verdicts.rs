@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::Node;
+use super::forget::HEARD_WITHIN;
 use crate::detector::{Act, Rtt};
 use crate::effect::{Event, Outbox};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
@@ -144,6 +145,7 @@ impl Node {
                 out.events.push(Event::CutOff(is_cut_off));
                 self.look_for_split(now, out);
             }
+            Act::NotGone { id, by } => self.not_gone(id, by, out),
             Act::Saw { subject, seen } => self.story.tell(now, subject, seen),
         }
     }
@@ -194,7 +196,7 @@ impl Node {
         if verdict.generation != self.peer().generation || !self.own.take(verdict, now) {
             return false;
         }
-        if verdict.finding == Finding::Down {
+        if verdict.finding.ends_life() {
             // This life is over for the others: the next one begins as foca would have it.
             self.begin_next_life(now, from, out);
             return true;
@@ -240,7 +242,7 @@ impl Node {
     /// An accusation that we had to bear may be old enough to be refuted.
     pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
         let anybody = self.roster.present().next().map(|entry| entry.peer);
-        if let Some(from) = anybody.filter(|_| self.own.finding == Finding::Down) {
+        if let Some(from) = anybody.filter(|_| self.own.finding.ends_life()) {
             // We were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }
@@ -254,13 +256,17 @@ impl Node {
     fn convict(&mut self, now: Time, peer: &Peer, finding: Finding, witnesses: u8, out: &mut Outbox) {
         let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer == *peer) else { return };
         let standing = entry.standing;
+        let is_forgotten = finding == Finding::Down && self.is_forgetting(peer.id);
+        let finding = if is_forgotten { Finding::Forgotten } else { finding };
         // One witness at least makes somebody gone: where there is none, we may be the one that is cut off.
         let turn = match (finding, standing.finding.accuses()) {
+            (Finding::Forgotten, true) => standing.turn,
             (Finding::Down, true) if self.may_evict(now) && witnesses > 0 => standing.turn,
             (Finding::Silent | Finding::Lossy, false) if self.is_ready && standing.turn < TURN_MAX => standing.turn + 1,
             // Somebody else was faster, or it came back.
             _ => return,
         };
+        self.story.tell(now, peer.id, Seen::Convicted { finding, witnesses });
         self.publish(now, peer, (turn, finding, witnesses), out);
     }
 
@@ -345,10 +351,12 @@ impl Node {
             Finding::Clear => false,
             // Nobody is gone on hearsay: it was accused here as well, others confirmed it, and we have not heard it.
             Finding::Down => is_weak || !is_accused || is_heard(self.config.tuning.watch.evict_after / 2),
+            // An operator's word ends a wait, and nothing else.
+            Finding::Forgotten => !is_accused || is_heard(HEARD_WITHIN),
             Finding::Silent | Finding::Lossy => !is_accused && (is_hearsay || (is_weak && self.is_ready)),
         };
         // That we cannot reach it either is evidence of our own.
-        let is_contested = is_contested && (state != MemberState::Suspect || finding == Finding::Down);
+        let is_contested = is_contested && (state != MemberState::Suspect || finding.ends_life());
         if is_contested && finding == Finding::Down && is_accused {
             // Others are done with it: time to make sure.
             if self.may_evict(now) && !is_heard(self.config.tuning.watch.evict_after / 2) {
@@ -391,7 +399,7 @@ impl Node {
         }
         self.detector.forget(id);
         match verdict.finding {
-            Finding::Down => {
+            Finding::Down | Finding::Forgotten => {
                 let Some(peer) = self.roster.get(id).map(|entry| entry.peer) else { return };
                 if let Err(error) = self.swim.dismiss(now, peer) {
                     self.swim_error(error);
