@@ -1,5 +1,7 @@
 //! What can happen to a node, and what it wants done: the words between the core and whoever drives it.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +124,43 @@ impl Outbox {
     }
 }
 
+/// Members of each side of a [`Split`] that are named, the first by name.
+pub const SPLIT_NAMES_MAX: usize = 8;
+
+/// Zones of a [`Split`] that are listed, the first by name.
+pub const SPLIT_ZONES_MAX: usize = 32;
+
+/// Who is on which side of a suspected split, as this node sees it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Split {
+    /// How many members are unreachable.
+    pub lost: usize,
+    /// How many are not, this node included.
+    pub kept: usize,
+    /// The names of some of the lost, at most [`SPLIT_NAMES_MAX`], in order; the id of one that has not said its name.
+    pub lost_names: Vec<Arc<str>>,
+    /// The same of those that are kept, without this node.
+    pub kept_names: Vec<Arc<str>>,
+    /// How many members of each zone are lost and kept, where zones are known; at most [`SPLIT_ZONES_MAX`].
+    pub zones: BTreeMap<Arc<str>, (usize, usize)>,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |names: &[Arc<str>], all: usize| {
+            let more = if names.len() < all { ", ..." } else { "" };
+            if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) }
+        };
+        let (lost, kept) = (names(&self.lost_names, self.lost), names(&self.kept_names, self.kept.saturating_sub(1)));
+        write!(f, "{} members are unreachable{lost}, {} are not{kept}", self.lost, self.kept)?;
+        for (index, (zone, (lost, kept))) in self.zones.iter().enumerate() {
+            write!(f, "{} {zone} {lost} of {}", if index == 0 { "; lost by zone:" } else { "," }, lost + kept)?;
+        }
+        Ok(())
+    }
+}
+
 /// Why an instance is no longer offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GoneReason {
@@ -193,13 +232,8 @@ pub enum Event {
         reason: GoneReason,
     },
     /// So many members are unreachable at once that a split is the likelier story: nobody is taken to be gone while
-    /// that lasts.
-    PartitionSuspected {
-        /// Members that are unreachable.
-        lost: usize,
-        /// Members that are not, this node included.
-        kept: usize,
-    },
+    /// that lasts. Told again each time that twice as many are.
+    PartitionSuspected(Arc<Split>),
     /// That is over.
     PartitionOver,
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody

@@ -59,9 +59,22 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lost_names: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_names: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zones: Option<BTreeMap<&'a str, Sides>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<BTreeMap<String, u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<&'a Instance>,
+}
+
+/// How many members of a zone stand on which side of a split.
+#[derive(Debug, Serialize)]
+struct Sides {
+    lost: usize,
+    kept: usize,
 }
 
 impl<'a> Line<'a> {
@@ -124,9 +137,17 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
         }
         Change::MemberLeft(member) => Line::member("member_left", member),
         Change::MemberState(member) => Line::member(state_event(member.state), member),
-        Change::PartitionSuspected { lost, kept } => {
-            Line { lost: Some(*lost), kept: Some(*kept), ..Line::new("partition_suspected") }
-        }
+        Change::PartitionSuspected(split) => Line {
+            lost: Some(split.lost),
+            kept: Some(split.kept),
+            lost_names: Some(&split.lost_names),
+            kept_names: Some(&split.kept_names),
+            zones: Some(
+                split.zones.iter().map(|(zone, (lost, kept))| (&**zone, Sides { lost: *lost, kept: *kept })).collect(),
+            )
+            .filter(|zones: &BTreeMap<_, _>| !zones.is_empty()),
+            ..Line::new("partition_suspected")
+        },
         Change::PartitionOver => Line::new("partition_over"),
         Change::CutOff(true) => Line::new("isolated"),
         Change::CutOff(false) => Line::new("rejoined"),

@@ -67,9 +67,7 @@ pub(super) fn line(change: &Change) -> String {
         Change::MemberState(member) => {
             (jsonl::state_event(member.state), format!("{} {}", member.name, member.peer.addr))
         }
-        Change::PartitionSuspected { lost, kept } => {
-            ("partition_suspected", format!("{lost} members are unreachable, {kept} are not"))
-        }
+        Change::PartitionSuspected(split) => ("partition_suspected", split.to_string()),
         Change::PartitionOver => ("partition_over", String::new()),
         Change::CutOff(true) => ("isolated", "nobody answers this member; it accuses nobody".to_owned()),
         Change::CutOff(false) => ("rejoined", "members answer again".to_owned()),

@@ -17,6 +17,7 @@ mod health;
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -48,6 +49,9 @@ pub const HELPS_MAX: usize = 256;
 
 /// How many members are asked in one case, at most.
 const WITNESSES_MAX: usize = 12;
+
+/// How far along the ring a witness of a certain zone is looked for.
+const ZONE_WALK_MAX: usize = 256;
 
 /// How long a probe's answer is still recognised.
 const AWAITED_FOR: Duration = Duration::from_secs(5);
@@ -256,6 +260,8 @@ struct Help {
 #[derive(Debug)]
 pub(crate) struct Detector {
     watch: Watch,
+    /// Our own zone; may be empty.
+    zone: Arc<str>,
     round_at: Time,
     hurried: Option<Time>,
     heard: Time,
@@ -293,11 +299,13 @@ pub(crate) struct Detector {
 }
 
 impl Detector {
-    pub(crate) fn new(watch: Watch, now: Time, rng: &mut Xoshiro256PlusPlus) -> Self {
+    /// Watches over the others from a zone, which may be empty.
+    pub(crate) fn new(watch: Watch, zone: Arc<str>, now: Time, rng: &mut Xoshiro256PlusPlus) -> Self {
         // Members that start together must not probe together.
         let round_at = now + watch.observe_every.mul_f64(rng.random_range(0.0..1.0));
         Self {
             watch,
+            zone,
             round_at,
             hurried: None,
             heard: now,
@@ -652,8 +660,12 @@ impl Detector {
     /// Asks up to `count` members that were not asked yet.
     fn ask_more(&mut self, now: Time, id: NodeId, count: usize, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         let reachable = roster.reachable_len();
+        // At first one beside the accused and one beside us: a link between zones that is cut for one side only is then
+        // seen for what it is.
+        let is_first = self.cases.get(&id).is_some_and(|case| case.witnesses.is_empty());
+        let mut fresh = if is_first { self.of_both_zones(id, roster, rng) } else { Vec::new() };
+        fresh.truncate(count);
         let Some(case) = self.cases.get_mut(&id) else { return };
-        let mut fresh = Vec::new();
         let room = WITNESSES_MAX.saturating_sub(case.witnesses.len());
         let start = if reachable > 0 { rng.random_range(0..reachable) } else { 0 };
         // From a random place on in strides, so that neighbours on the ring, which may be gone together, are not asked
@@ -674,6 +686,27 @@ impl Detector {
             self.cases.get_mut(&id).expect("just looked at").witnesses.insert(other, Asked::default());
             self.ask(now, id, other, roster);
         }
+    }
+
+    /// A member of the zone of the accused, and one of ours, as far as zones are known and there are such.
+    fn of_both_zones(&self, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) -> Vec<NodeId> {
+        let zone_of = |id: NodeId| roster.get(id).and_then(|entry| entry.shown.as_ref()).map(|shown| &*shown.zone);
+        let accused = zone_of(id).unwrap_or_default();
+        let reachable = roster.reachable_len();
+        let mut found = Vec::new();
+        for zone in [accused, &*self.zone].into_iter().filter(|zone| !zone.is_empty() && reachable > 0) {
+            let start = rng.random_range(0..reachable);
+            let is_fit = |other: &NodeId| {
+                *other != id
+                    && zone_of(*other) == Some(zone)
+                    && !self.suspects.contains(other)
+                    && !found.contains(other)
+            };
+            let walk = (0..reachable.min(ZONE_WALK_MAX)).filter_map(|step| roster.nth((start + step) % reachable));
+            let one = walk.into_iter().find(is_fit);
+            found.extend(one);
+        }
+        found
     }
 
     fn ask(&mut self, now: Time, id: NodeId, other: NodeId, roster: &Roster) {

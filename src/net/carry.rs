@@ -363,8 +363,8 @@ impl Carrier {
                     self.link.note_refusal(warning);
                     tracing::warn!(target: NODE_LOG, "{warning}");
                 }
-                Event::PartitionSuspected { lost, kept } => {
-                    tracing::warn!(target: NODE_LOG, lost, kept, "a split is suspected: {lost} members are unreachable");
+                Event::PartitionSuspected(split) => {
+                    tracing::warn!(target: NODE_LOG, lost = split.lost, kept = split.kept, "a split is suspected: {split}");
                 }
                 Event::PartitionOver => tracing::info!(target: NODE_LOG, "no split is suspected any more"),
                 Event::CutOff(true) => {

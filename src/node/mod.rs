@@ -219,6 +219,8 @@ pub struct Node {
     story: Story,
     /// Since when a split is suspected.
     partition: Option<Time>,
+    /// How many were lost when that was last told.
+    split_told: usize,
     /// Members that an operator says are gone, while that is being made sure of.
     forgetting: BTreeSet<NodeId>,
     /// How many more verdicts may be disputed within this input.
@@ -299,11 +301,12 @@ impl Node {
             table: Table::new(),
             rumors: Rumors::default(),
             verdicts: Rumors::default(),
-            detector: Detector::new(config.tuning.watch.clone(), now, &mut rng),
+            detector: Detector::new(config.tuning.watch.clone(), config.zone.clone(), now, &mut rng),
             own: Standing::spotless(me.id, now),
             own_life: me.generation,
             story: Story::default(),
             partition: None,
+            split_told: 0,
             forgetting: BTreeSet::new(),
             disputes_left: 0,
             pushed: BTreeMap::new(),

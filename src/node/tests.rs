@@ -31,7 +31,7 @@ pub(super) fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], n))
 }
 
-fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
+pub(super) fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
     Config {
         cluster: "test".into(),
         name: format!("n{n}").into(),
@@ -76,7 +76,7 @@ impl Nodes {
         nodes
     }
 
-    fn start(&mut self, config: Config) {
+    pub(super) fn start(&mut self, config: Config) {
         let at = config.addr;
         let node = pretend::run(self.newer.contains(&at), || Node::new(config, self.now));
         self.nodes.insert(at, node);

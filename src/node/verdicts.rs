@@ -2,6 +2,7 @@
 //! after a long while taken to be gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -9,7 +10,7 @@ use rand::RngExt;
 use super::Node;
 use super::forget::HEARD_WITHIN;
 use crate::detector::{Act, Rtt};
-use crate::effect::{Event, Outbox};
+use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::promise::{Conditions, Promise};
 use crate::story::{Line, Seen};
@@ -430,14 +431,53 @@ impl Node {
         let present = self.roster.present_len();
         let lost = present - self.roster.reachable_len();
         let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
-        if is_split == self.partition.is_some() {
-            return;
+        match (is_split, self.partition) {
+            (true, None) => self.partition = Some(now),
+            // The first verdicts say little of who stands on which side.
+            (true, Some(_)) if lost >= self.split_told.saturating_mul(2).max(1) => {}
+            (false, Some(_)) => {
+                (self.partition, self.split_told) = (None, 0);
+                out.events.push(Event::PartitionOver);
+                return;
+            }
+            _ => return,
         }
-        self.partition = is_split.then_some(now);
-        out.events.push(match is_split {
-            true => Event::PartitionSuspected { lost, kept: present - lost + 1 },
-            false => Event::PartitionOver,
-        });
+        self.split_told = lost;
+        out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
+    }
+
+    /// Who is on which side, as it looks from here.
+    fn split(&self) -> Split {
+        let mut split = Split { kept: 1, ..Split::default() };
+        let mut zones = BTreeMap::<Arc<str>, (usize, usize)>::new();
+        let mut count = |zone: &Arc<str>, is_lost: bool| {
+            if !zone.is_empty() {
+                let (lost, kept) = zones.entry(Arc::clone(zone)).or_default();
+                *(if is_lost { lost } else { kept }) += 1;
+            }
+        };
+        count(&self.config.zone, false);
+        for entry in self.roster.present() {
+            let is_lost = entry.state == MemberState::Unreachable;
+            let (count_of, names) = match is_lost {
+                true => (&mut split.lost, &mut split.lost_names),
+                false => (&mut split.kept, &mut split.kept_names),
+            };
+            *count_of += 1;
+            match &entry.shown {
+                Some(shown) => {
+                    count(&shown.zone, is_lost);
+                    names.push(Arc::clone(&shown.name));
+                }
+                None => names.push(entry.peer.id.to_string().into()),
+            }
+        }
+        for names in [&mut split.lost_names, &mut split.kept_names] {
+            names.sort_unstable();
+            names.truncate(SPLIT_NAMES_MAX);
+        }
+        split.zones = zones.into_iter().take(SPLIT_ZONES_MAX).collect();
+        split
     }
 
     /// Whether anybody may be taken to be gone now.
@@ -553,11 +593,11 @@ impl Node {
     /// A member believes otherwise than we do: what was found of late may not have reached it. What lasts is for a
     /// sync.
     pub(super) fn push_verdicts(&mut self, now: Time, to: Peer, out: &mut Outbox) {
-        let subjects: Vec<_> = self.verdicts.recent().take(VERDICTS_MAX).copied().collect();
         let is_due = self.pushed.get(&to.id).is_none_or(|at| now.since(*at) >= PUSH_EVERY);
-        if subjects.is_empty() || !is_due {
+        if self.verdicts.len() == 0 || !is_due {
             return;
         }
+        let subjects: Vec<_> = self.verdicts.recent(VERDICTS_MAX).into_iter().copied().collect();
         self.pushed.insert(to.id, now);
         let verdicts: Vec<_> = subjects.into_iter().filter_map(|subject| self.verdict_on(subject)).collect();
         self.counters.verdicts_sent += verdicts.len() as u64;
