@@ -90,6 +90,9 @@ const FINAL_TIMEOUTS: u32 = 10;
 /// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
 const BACK_OFF_MAX: u32 = 8;
 
+/// For how many timeouts the one that reached a member the last time is asked alone: it needs a few probes for its word.
+const KNOWN_TIMEOUTS: u32 = 2;
+
 /// How long the first answer of a link may take while no link is known at all.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -256,6 +259,17 @@ struct Help {
     is_reported: bool,
 }
 
+/// What came of asking about a member.
+#[derive(Clone, Copy, Debug)]
+struct BackedOff {
+    /// How often others reached it.
+    times: u32,
+    /// Until when we ask no more.
+    until: Time,
+    /// Who reached it the last time.
+    by: Option<NodeId>,
+}
+
 /// Watches over the others.
 #[derive(Debug)]
 pub(crate) struct Detector {
@@ -280,8 +294,8 @@ pub(crate) struct Detector {
     usual: Option<Rtt>,
     /// When we last stood still: answers to probes from before tell nothing of their link.
     stalled: Time,
-    /// Whom others reach and we do not: how often that was found, and until when we ask no more.
-    backed_off: BTreeMap<NodeId, (u32, Time)>,
+    /// Whom others reach and we do not.
+    backed_off: BTreeMap<NodeId, BackedOff>,
     /// The roster's turn at which all links were to present members; `None` once there is a further one.
     links_tidied: Option<u64>,
     answers: Answers,
@@ -605,10 +619,9 @@ impl Detector {
 
     /// Makes sure that a member that was unreachable for long is gone.
     pub(crate) fn confirm_gone(&mut self, now: Time, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let is_backed_off = self.backed_off.get(&id).is_some_and(|(_, until)| now < *until);
-        if let Some(entry) = roster.get(id).filter(|_| !self.cases.contains_key(&id) && !is_backed_off) {
+        if let Some(entry) = roster.get(id).filter(|_| !self.cases.contains_key(&id) && !self.is_backed_off(now, id)) {
             // If it is not gone now, that is not asked again and again until chance has it so.
-            self.backed_off.insert(id, (0, now + self.watch.evict_after));
+            self.backed_off.insert(id, BackedOff { times: 0, until: now + self.watch.evict_after, by: None });
             self.attempts.remove(&id);
             self.accuse(now, Salvo::new(entry.peer, now), true, roster, rng);
         }
@@ -625,9 +638,12 @@ impl Detector {
         self.cases.contains_key(&id)
     }
 
+    fn is_backed_off(&self, now: Time, id: NodeId) -> bool {
+        self.backed_off.get(&id).is_some_and(|back_off| now < back_off.until)
+    }
+
     fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let is_backed_off = self.backed_off.get(&salvo.peer.id).is_some_and(|(_, until)| now < *until);
-        if !is_final && (now < self.accuse_from || is_backed_off) {
+        if !is_final && (now < self.accuse_from || self.is_backed_off(now, salvo.peer.id)) {
             self.counts.accusations_withheld += 1;
             return;
         }
@@ -652,7 +668,15 @@ impl Detector {
             is_final,
         };
         self.cases.insert(id, case);
-        self.ask_more(now, id, self.watch.witnesses, roster, rng);
+        let known = self.backed_off.get(&id).and_then(|back_off| back_off.by);
+        let known = known.filter(|by| !is_final && roster.is_reachable(*by) && !self.suspects.contains(by));
+        if let Some(by) = known {
+            // If it is still only our link to it that is cut, one question says so.
+            self.cases.get_mut(&id).expect("just made").witnesses.insert(by, Asked::default());
+            self.ask(now, id, by, roster);
+        } else {
+            self.ask_more(now, id, self.watch.witnesses, roster, rng);
+        }
         let witnesses = self.cases[&id].witnesses.len();
         self.saw(id, Seen::Asked { witnesses, is_final });
     }
@@ -662,10 +686,11 @@ impl Detector {
         let reachable = roster.reachable_len();
         // At first one beside the accused and one beside us: a link between zones that is cut for one side only is then
         // seen for what it is.
-        let is_first = self.cases.get(&id).is_some_and(|case| case.witnesses.is_empty());
+        let is_first = self.cases.get(&id).is_some_and(|case| case.witnesses.len() <= 1);
         let mut fresh = if is_first { self.of_both_zones(id, roster, rng) } else { Vec::new() };
-        fresh.truncate(count);
         let Some(case) = self.cases.get_mut(&id) else { return };
+        fresh.retain(|other| !case.witnesses.contains_key(other));
+        fresh.truncate(count);
         let room = WITNESSES_MAX.saturating_sub(case.witnesses.len());
         let start = if reachable > 0 { rng.random_range(0..reachable) } else { 0 };
         // From a random place on in strides, so that neighbours on the ring, which may be gone together, are not asked
@@ -763,6 +788,10 @@ impl Detector {
             }
             self.ask(now, id, other, roster);
         }
+        let case = &self.cases[&id];
+        if case.witnesses.len() == 1 && now >= case.opened + timeout * KNOWN_TIMEOUTS {
+            lost = lost.max(self.watch.witnesses - 1);
+        }
         self.ask_more(now, id, lost, roster, rng);
         let ping = self.ping(now, peer, Purpose::Case);
         let case = self.cases.get_mut(&id).expect("just looked at");
@@ -808,9 +837,10 @@ impl Detector {
                 let Some(case) = self.cases.remove(&id) else { return };
                 self.counts.accusations_cleared += 1;
                 self.hold_back(now);
-                let (times, until) = self.backed_off.entry(id).or_insert((0, now));
-                *until = now + Duration::from_secs(1) * (1 << (*times).min(3)).min(BACK_OFF_MAX);
-                *times += 1;
+                let back_off = self.backed_off.entry(id).or_insert(BackedOff { times: 0, until: now, by });
+                back_off.until = now + Duration::from_secs(1) * (1 << back_off.times.min(3)).min(BACK_OFF_MAX);
+                back_off.times += 1;
+                back_off.by = by;
                 if case.is_final {
                     self.acts.push(Act::NotGone { id, by });
                 }
@@ -889,6 +919,20 @@ impl Detector {
         }
     }
 
+    /// A member answered our Hello: its link is known before the first probe of it. So whoever has just joined need not
+    /// wait for each first answer as on a link of which nothing is known.
+    pub(crate) fn meet(&mut self, now: Time, id: NodeId, rtt: Duration) {
+        // The answer of one that is only starting tells nothing of its link; nor does one from before a stall of ours.
+        if rtt > FIRST_TIMEOUT || now.since(self.stalled) < rtt {
+            return;
+        }
+        self.links.entry(id).or_insert_with(|| {
+            self.links_tidied = None;
+            Rtt::first(rtt)
+        });
+        self.usual.get_or_insert(Rtt::first(rtt));
+    }
+
     /// We had to refute an accusation: others get our answers late, if at all.
     pub(crate) fn was_accused(&mut self) {
         self.health.worse(1);
@@ -922,7 +966,7 @@ impl Detector {
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);
-        if self.backed_off.get(&to).is_some_and(|(times, _)| *times > 0) {
+        if self.backed_off.get(&to).is_some_and(|back_off| back_off.times > 0) {
             self.backed_off.remove(&to);
         }
         if sent >= self.stalled && sample <= TIMEOUT_MAX {

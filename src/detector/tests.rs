@@ -245,3 +245,50 @@ fn a_member_of_the_zone_of_the_accused_is_asked_and_one_of_ours() {
         assert_eq!(different.len(), first.len(), "nobody twice");
     }
 }
+
+fn asked(acts: &[Act]) -> Vec<u64> {
+    acts.iter()
+        .filter_map(|act| match act {
+            Act::Say { to, probe: Probe::Ask { .. } } => Some(to.id.0),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn about_a_link_that_stays_cut_the_one_that_knows_is_asked_and_nobody_else() {
+    let mut bench = Bench::new(20);
+    let cut = bench.roster.successors().next().expect("there are others").0;
+    let acts = bench.run(after(3_000), |id| id != cut, |_, _| Some((6, 6)));
+    let first = asked(&acts);
+    assert!(first.len() >= bench.detector.watch.witnesses, "the first time all are: {first:?}");
+    let acts = bench.run(after(120_000), |id| id != cut, |_, _| Some((6, 6)));
+    let again = asked(&acts);
+    assert!((5..=20).contains(&again.len()) && again.iter().all(|id| *id == again[0]), "{again:?}");
+    assert!(acts.iter().all(|act| !matches!(act, Act::Convict { .. })));
+}
+
+#[test]
+fn a_member_that_dies_behind_a_cut_link_is_convicted_all_the_same() {
+    let mut bench = Bench::new(20);
+    let cut = bench.roster.successors().next().expect("there are others").0;
+    bench.run(after(5_000), |id| id != cut, |_, _| Some((6, 6)));
+    let acts = bench.run(after(20_000), |id| id != cut, |_, _| Some((6, 0)));
+    assert_eq!(convicted(&acts), [(cut, Finding::Silent)]);
+}
+
+#[test]
+fn a_link_that_is_known_from_the_hello_is_not_waited_for_like_a_strange_one() {
+    let mut bench = Bench::new(20);
+    bench.detector.usual = None;
+    let id = NodeId(3);
+    assert_eq!(bench.detector.timeout(id), FIRST_TIMEOUT);
+    bench.now = after(1_000);
+    bench.detector.meet(bench.now, id, Duration::from_millis(900));
+    assert_eq!(bench.detector.timeout(id), FIRST_TIMEOUT, "that was no round trip");
+    bench.detector.meet(bench.now, id, Duration::from_millis(2));
+    let least = bench.detector.watch.answer_within;
+    assert_eq!((bench.detector.timeout(id), bench.detector.timeout(NodeId(4))), (least, least * 3 / 2));
+    bench.detector.meet(bench.now, id, Duration::from_millis(200));
+    assert_eq!(bench.detector.timeout(id), least, "probes know better");
+}
