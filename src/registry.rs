@@ -448,9 +448,9 @@ impl Registry {
         self.answer(explanation).await
     }
 
-    /// Forgets a member that cannot be reached: an operator's word that it is gone, which ends the wait of `evict_after`
-    /// and of a suspected split. Others are asked once more whether they reach it, which takes some seconds at most; then
-    /// it is down at every member. If it lives after all, it begins another life when it is back.
+    /// Forgets a member that cannot be reached: an operator's word that it is gone, which ends the wait of
+    /// `evict_after` and of a suspected split. Others are asked once more whether they reach it, which takes some
+    /// seconds at most; then it is down at every member. If it lives after all, it begins another life when it is back.
     ///
     /// # Errors
     /// See [`ForgetError`]; the member stays as it was.

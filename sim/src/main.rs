@@ -538,6 +538,7 @@ fn tune_command(args: &TuneArgs) -> Result<bool, Trouble> {
         seeds: args.seeds,
         from: args.from,
     };
+    #[expect(clippy::disallowed_methods, reason = "how long a person waits bounds the search, and no run in it")]
     let begin = Instant::now();
     let is_over = || begin.elapsed() >= args.time_max.0;
     let answer = tune::tune(&question, io::stderr().is_terminal(), &is_over).map_err(Trouble::Wrong)?;

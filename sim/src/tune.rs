@@ -4,8 +4,8 @@
 //! better half is measured with twice the seeds, and slight changes of it join (successive halving: Jamieson and
 //! Talwalkar 2016). The settings are those of [`knobs::KNOBS`]: a new one is searched as soon as it stands there.
 //!
-//! What settings [promise](tidings::promise) costs nothing to know: of many more that are drawn, only those are measured
-//! that may have what is wished.
+//! What settings [promise](tidings::promise) costs nothing to know: of many more that are drawn, only those are
+//! measured that may have what is wished.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;

@@ -481,7 +481,7 @@ fn tuned(matches: &ArgMatches) -> Result<Tuned, Failure> {
     Ok(Tuned { profile, detect_within, explicit, tuning })
 }
 
-/// The protocol's settings as they come out, and where each comes from; as comments, since what gives them stands above.
+/// The protocol's settings as they come out, and where each comes from: comments, since what gives them stands above.
 fn show_tuned(settings: &[Arg], matches: &ArgMatches, file: &File) -> Result<Vec<(String, String)>, Failure> {
     let Tuned { profile, detect_within, explicit, tuning } = tuned(matches)?;
     let from = |id: &str| {

@@ -138,9 +138,9 @@ pub(super) struct Args {
 
     /// Another setting of the protocol, such as probe_period=500ms; repeatable, or with commas
     ///
-    /// Wins over --profile and --detect-within. In the file a table: [tuning]. There are observe_every, answer_within, tries, witnesses, evict_after,
-    /// probe_period, probe_rtt, indirect_probes, gossip_period and gossip_fanout; `tidings-sim tune` searches values
-    /// for what you wish. Give all members the same.
+    /// Wins over --profile and --detect-within. In the file a table: [tuning]. There are observe_every, answer_within,
+    /// tries, witnesses, evict_after, probe_period, probe_rtt, indirect_probes, gossip_period and gossip_fanout;
+    /// `tidings-sim tune` searches values for what you wish. Give all members the same.
     #[arg(long, env = "TIDINGS_TUNING", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = knobs::parse)]
     tuning: Vec<(&'static Knob, Value)>,
 

@@ -51,7 +51,7 @@ const FINAL_TIMEOUTS: u32 = 10;
 /// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
 const BACK_OFF_MAX: u32 = 8;
 
-/// For how many timeouts the one that reached a member the last time is asked alone: it needs a few probes for its word.
+/// For how many timeouts whoever reached a member the last time is asked alone: it needs a few probes for its word.
 const KNOWN_TIMEOUTS: u32 = 2;
 
 /// One that was asked.

@@ -6,9 +6,9 @@
 //!   USENIX ATC 2018, whose observers also stand on a ring), and the wait for the first probe of a dead member is at
 //!   most one period, where random probing has a long tail (SWIM, section 4.3).
 //! - An **attempt** is a probe and its quick retries, each after the timeout that the link's round-trip times suggest.
-//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`, and
-//!   `help` on their side). The room `case` says when that is enough. Meanwhile the members behind the accused are probed too, more with each step: a
-//!   run of dead neighbours is not taken one period at a time.
+//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`,
+//!   and `help` on their side). The room `case` says when that is enough. Meanwhile the members behind the accused are
+//!   probed too, more with each step: a run of dead neighbours is not taken one period at a time.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
