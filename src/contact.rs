@@ -36,6 +36,16 @@ struct Asked {
     cookie: u64,
     tries: u8,
     next: Time,
+    /// When it was asked, if that was once only: of several questions nobody knows which one is answered.
+    only: Option<Time>,
+    was_asked: bool,
+}
+
+/// The answer to a question of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Answered {
+    /// How long it took, if that is known.
+    pub(crate) rtt: Option<Duration>,
 }
 
 /// Whom to ask who they are.
@@ -164,7 +174,8 @@ impl Contacts {
             self.limited += 1;
             return;
         }
-        self.asked.entry(addr).or_insert_with(|| Asked { cookie: rng.random(), tries, next: now });
+        let asked = || Asked { cookie: rng.random(), tries, next: now, only: None, was_asked: false };
+        self.asked.entry(addr).or_insert_with(asked);
     }
 
     /// Whether an address is being asked.
@@ -172,16 +183,13 @@ impl Contacts {
         self.asked.contains_key(&addr)
     }
 
-    /// An address answered: whether that is the answer to what we asked.
-    pub(crate) fn answered(&mut self, from: SocketAddr, cookie: u64) -> bool {
-        match self.asked.get(&from) {
-            Some(asked) if asked.cookie == cookie => {
-                self.asked.remove(&from);
-                self.silent.remove(&from);
-                true
-            }
-            _ => false,
-        }
+    /// An address answered; `None` if that is not the answer to what we asked.
+    pub(crate) fn answered(&mut self, from: SocketAddr, cookie: u64, now: Time) -> Option<Answered> {
+        let asked = self.asked.get(&from).filter(|asked| asked.cookie == cookie)?;
+        let rtt = asked.only.map(|at| now.since(at));
+        self.asked.remove(&from);
+        self.silent.remove(&from);
+        Some(Answered { rtt })
     }
 
     /// When there is something to do next.
@@ -220,6 +228,8 @@ impl Contacts {
             }
             asked.next = now + TRY_AGAIN_AFTER * 2u32.pow(u32::from(asked.tries));
             asked.tries += 1;
+            asked.only = (!asked.was_asked).then_some(now);
+            asked.was_asked = true;
             due.push((addr, asked.cookie));
         }
         for addr in given_up {
@@ -332,10 +342,24 @@ mod tests {
         let world = World { is_alone: false, present: Vec::new() };
         contacts.ask(addr(2), Time::ZERO, &mut rng);
         let asked = contacts.due(Time::ZERO, &world, &mut rng);
-        assert!(!contacts.answered(addr(2), asked[0].1.wrapping_add(1)));
-        assert!(!contacts.answered(addr(3), asked[0].1));
-        assert!(contacts.answered(addr(2), asked[0].1));
-        assert!(!contacts.answered(addr(2), asked[0].1), "once");
+        let now = Time::ZERO + Duration::from_millis(7);
+        assert_eq!(contacts.answered(addr(2), asked[0].1.wrapping_add(1), now), None);
+        assert_eq!(contacts.answered(addr(3), asked[0].1, now), None);
+        let rtt = Some(Duration::from_millis(7));
+        assert_eq!(contacts.answered(addr(2), asked[0].1, now), Some(Answered { rtt }));
+        assert_eq!(contacts.answered(addr(2), asked[0].1, now), None, "once");
+    }
+
+    #[test]
+    fn whoever_was_asked_twice_answers_nobody_knows_which() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut contacts = Contacts::new(addr(1), Time::ZERO);
+        let world = World { is_alone: false, present: Vec::new() };
+        contacts.ask(addr(2), Time::ZERO, &mut rng);
+        let cookie = contacts.due(Time::ZERO, &world, &mut rng)[0].1;
+        let later = Time::ZERO + TRY_AGAIN_AFTER;
+        assert_eq!(contacts.due(later, &world, &mut rng), [(addr(2), cookie)]);
+        assert_eq!(contacts.answered(addr(2), cookie, later), Some(Answered { rtt: None }));
     }
 
     #[test]

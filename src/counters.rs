@@ -146,6 +146,8 @@ counters! {
     accused,
     /// Of these, the times that we refuted it.
     refutations,
+    /// Members that an operator gave up and that were not looked into, because too many were being forgotten.
+    forgets_limited,
     /// Probes sent: observing, witnessing and trying.
     probes_sent,
     /// Of these, those that were answered.

@@ -1,11 +1,14 @@
 //! What can happen to a node, and what it wants done: the words between the core and whoever drives it.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::peer::{Epoch, Member, NodeId, Peer};
+use crate::peer::{Epoch, Member, MemberState, NodeId, Peer};
 use crate::record::{Instance, Key};
 
 /// Something that happens to a node.
@@ -44,6 +47,8 @@ pub enum Input<'a> {
     Seeds(Vec<SocketAddr>),
     /// The others reach us at another address from now on.
     Readdress(SocketAddr),
+    /// An operator says that a member that cannot be reached is gone: make sure, and tell everybody.
+    Forget(NodeId),
     /// The program leaves: say goodbye to everybody.
     Leave,
 }
@@ -119,6 +124,43 @@ impl Outbox {
     }
 }
 
+/// Members of each side of a [`Split`] that are named, the first by name.
+pub const SPLIT_NAMES_MAX: usize = 8;
+
+/// Zones of a [`Split`] that are listed, the first by name.
+pub const SPLIT_ZONES_MAX: usize = 32;
+
+/// Who is on which side of a suspected split, as this node sees it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Split {
+    /// How many members are unreachable.
+    pub lost: usize,
+    /// How many are not, this node included.
+    pub kept: usize,
+    /// The names of some of the lost, at most [`SPLIT_NAMES_MAX`], in order; the id of one that has not said its name.
+    pub lost_names: Vec<Arc<str>>,
+    /// The same of those that are kept, without this node.
+    pub kept_names: Vec<Arc<str>>,
+    /// How many members of each zone are lost and kept, where zones are known; at most [`SPLIT_ZONES_MAX`].
+    pub zones: BTreeMap<Arc<str>, (usize, usize)>,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |names: &[Arc<str>], all: usize| {
+            let more = if names.len() < all { ", ..." } else { "" };
+            if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) }
+        };
+        let (lost, kept) = (names(&self.lost_names, self.lost), names(&self.kept_names, self.kept.saturating_sub(1)));
+        write!(f, "{} members are unreachable{lost}, {} are not{kept}", self.lost, self.kept)?;
+        for (index, (zone, (lost, kept))) in self.zones.iter().enumerate() {
+            write!(f, "{} {zone} {lost} of {}", if index == 0 { "; lost by zone:" } else { "," }, lost + kept)?;
+        }
+        Ok(())
+    }
+}
+
 /// Why an instance is no longer offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GoneReason {
@@ -190,22 +232,75 @@ pub enum Event {
         reason: GoneReason,
     },
     /// So many members are unreachable at once that a split is the likelier story: nobody is taken to be gone while
-    /// that lasts.
-    PartitionSuspected {
-        /// Members that are unreachable.
-        lost: usize,
-        /// Members that are not, this node included.
-        kept: usize,
-    },
+    /// that lasts. Told again each time that twice as many are.
+    PartitionSuspected(Arc<Split>),
     /// That is over.
     PartitionOver,
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
     /// answers it again (false).
     CutOff(bool),
+    /// What became of an [`Input::Forget`].
+    Forgetting {
+        /// The member.
+        id: NodeId,
+        /// Whether it is gone now, or why not.
+        result: Result<(), NotForgotten>,
+    },
     /// Something that an operator should know; the node goes on.
     Warning(Warning),
     /// The node cannot go on and must be stopped.
     Fatal(Fatal),
+}
+
+/// Why a member is not forgotten. Nothing changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotForgotten {
+    /// There is no such member.
+    #[error("no member {id} is known")]
+    Unknown {
+        /// The id.
+        id: NodeId,
+    },
+    /// It is this member itself.
+    #[error("a member cannot forget itself; it leaves")]
+    Ourselves,
+    /// Nobody answers us.
+    #[error("nobody answers this member: it may be the one that is cut off")]
+    CutOff,
+    /// It is not unreachable.
+    #[error("it is {state}; only a member that is unreachable can be forgotten")]
+    Reachable {
+        /// What is believed of it.
+        state: MemberState,
+    },
+    /// It was heard a moment ago.
+    #[error("it was heard {ago:.1?} ago: it lives")]
+    Heard {
+        /// How long ago.
+        ago: Duration,
+    },
+    /// It is gone already.
+    #[error("it is {state} already")]
+    Gone {
+        /// Down or left.
+        state: MemberState,
+    },
+    /// Another member reaches it.
+    #[error("it lives: {by} got answers from it")]
+    Answers {
+        /// Who reaches it.
+        by: NodeId,
+    },
+    /// Too few of those that were asked found it silent.
+    #[error("too few others could make sure that it is gone; try again")]
+    Undecided,
+    /// Too many are being forgotten at once.
+    #[error("{limit} members are being forgotten already, which is the limit")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// Something that an operator should know. At most one of a kind and sender a minute is told.
@@ -373,6 +468,9 @@ pub enum InputError {
     /// There is no such instance; nothing changed.
     #[error("no instance {0} is registered here")]
     UnknownInstance(Key),
+    /// A member is not forgotten; nothing changed.
+    #[error(transparent)]
+    NotForgotten(NotForgotten),
     /// The node has left.
     #[error("the node has left the cluster")]
     HasLeft,

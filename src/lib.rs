@@ -16,6 +16,7 @@
 //!                  verdict (what is believed of a member)  story (how that came about)
 //! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
+//!                  profile (settings by what a person knows)  promise (what they promise)
 //!                  recording (what happened to a node, to be told again)
 //! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"
 //! floor 5 program  registry (the handle)                                                         feature "net"
@@ -42,6 +43,8 @@ pub mod net;
 pub mod node;
 pub mod pace;
 pub mod peer;
+pub mod profile;
+pub mod promise;
 pub mod record;
 pub mod recording;
 #[cfg(feature = "net")]

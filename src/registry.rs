@@ -448,6 +448,18 @@ impl Registry {
         self.answer(explanation).await
     }
 
+    /// Forgets a member that cannot be reached: an operator's word that it is gone, which ends the wait of
+    /// `evict_after` and of a suspected split. Others are asked once more whether they reach it, which takes some
+    /// seconds at most; then it is down at every member. If it lives after all, it begins another life when it is back.
+    ///
+    /// # Errors
+    /// See [`ForgetError`]; the member stays as it was.
+    pub async fn forget(&self, id: NodeId) -> Result<(), ForgetError> {
+        let (done, result) = oneshot::channel();
+        self.send(Command::Forget(id, done)).map_err(ForgetError::Stopped)?;
+        self.answer(result).await.map_err(ForgetError::Stopped)?.map_err(ForgetError::Refused)
+    }
+
     /// The cluster keys of this member, and, asked just now, those of every other present member.
     ///
     /// It takes as long as the slowest of them, five seconds at most for every sixteen that do not answer.
@@ -758,6 +770,18 @@ pub enum UpdateError {
     #[error(transparent)]
     Refused(InputError),
     /// The member stopped.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// Why a member was not forgotten.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForgetError {
+    /// It lives, is gone already, or nobody could make sure; see [`NotForgotten`](crate::effect::NotForgotten).
+    #[error(transparent)]
+    Refused(InputError),
+    /// This member stopped.
     #[error(transparent)]
     Stopped(StopReason),
 }

@@ -144,9 +144,17 @@ impl<S: Clone + Ord> Rumors<S> {
         }
     }
 
-    /// What is remembered, the latest first.
-    pub(crate) fn recent(&self) -> impl Iterator<Item = &S> {
-        self.by_age.iter().rev().map(|(_, subject)| subject)
+    /// What is remembered, the latest first, `count` at most.
+    pub(crate) fn recent(&self, count: usize) -> Vec<&S> {
+        // Not by the queue: what was told anew keeps its place there.
+        let mut recent: Vec<_> = self.rumors.iter().map(|(subject, rumor)| (rumor.born, subject)).collect();
+        let latest_first = |one: &(Time, &S), other: &(Time, &S)| other.cmp(one);
+        if recent.len() > count {
+            recent.select_nth_unstable_by(count, latest_first);
+            recent.truncate(count);
+        }
+        recent.sort_unstable_by(latest_first);
+        recent.into_iter().map(|(_, subject)| subject).collect()
     }
 
     /// Rumors that wait for a repeat; never more than are remembered.
@@ -178,6 +186,17 @@ mod tests {
             });
         }
         assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn what_was_told_anew_is_the_latest() {
+        let mut rumors = Rumors::default();
+        for (at, subject) in ["a", "b", "c", "a"].into_iter().enumerate() {
+            rumors.learn(subject, at as u64, 0, Time::from_nanos(at as u64));
+        }
+        assert_eq!(rumors.recent(9), [&"a", &"c", &"b"]);
+        assert_eq!(rumors.recent(2), [&"a", &"c"]);
+        assert_eq!(rumors.recent(0), [&""; 0]);
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub enum Seen {
         /// The turn that accuses us.
         turn: u32,
     },
+    /// Our operator says that it is gone.
+    GivenUp,
     /// Nobody answers us: we are cut off, and accuse nobody.
     CutOff,
     /// Somebody answers us again.
@@ -140,6 +142,7 @@ impl fmt::Display for Seen {
             Self::Bore { finding, turn } => {
                 write!(f, "we were accused ({}, turn {turn}), and others are to say when it is over", finding.as_str())
             }
+            Self::GivenUp => f.write_str("an operator told us that it is gone: we make sure"),
             Self::CutOff => f.write_str("nobody answers us: we are cut off, and accuse nobody"),
             Self::Rejoined => f.write_str("somebody answers us again"),
         }

@@ -31,6 +31,8 @@ pub enum Finding {
     Lossy,
     /// It was silent for so long that it is taken to be gone; ends this life of it.
     Down,
+    /// An operator says that it is gone; ends this life of it.
+    Forgotten,
 }
 
 impl Finding {
@@ -41,12 +43,18 @@ impl Finding {
             Self::Silent => "silent",
             Self::Lossy => "lossy",
             Self::Down => "down",
+            Self::Forgotten => "forgotten",
         }
     }
 
     /// Whether it accuses.
     pub const fn accuses(self) -> bool {
         !matches!(self, Self::Clear)
+    }
+
+    /// Whether it ends the life that it is about.
+    pub const fn ends_life(self) -> bool {
+        matches!(self, Self::Down | Self::Forgotten)
     }
 }
 
@@ -81,7 +89,7 @@ impl Verdict {
 
 /// The turn decides; of one turn, the graver finding.
 const fn rank(turn: u32, finding: Finding) -> u64 {
-    (turn as u64) << 2 | finding as u64
+    (turn as u64) << 3 | finding as u64
 }
 
 /// The verdict on a member as it stands here.

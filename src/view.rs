@@ -509,7 +509,7 @@ impl View {
             }
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
             Event::CutOff(is_cut_off) => self.isolated(*is_cut_off),
-            Event::PartitionSuspected { .. } | Event::PartitionOver => {}
+            Event::PartitionSuspected(_) | Event::PartitionOver | Event::Forgetting { .. } => {}
             Event::Ready | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }

@@ -100,6 +100,15 @@ impl Node {
         self.until(event, |_| true)
     }
 
+    /// The next line that is one of these events.
+    fn until_any(&self, events: &[&str]) -> Value {
+        let next = || serde_json::from_str::<Value>(&self.lines.recv_timeout(PATIENCE).expect("a line")).expect("JSON");
+        std::iter::repeat_with(next)
+            .take(LINES_MAX)
+            .find(|line| events.iter().any(|event| line["event"] == *event))
+            .expect("one of these events")
+    }
+
     /// The next line of this event that is as wanted.
     fn until(&self, event: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..LINES_MAX {
@@ -333,12 +342,35 @@ fn a_table_into_a_pipe_is_lines_without_colour() {
         .unwrap();
     let lines = lines_of(child.stdout.take().unwrap());
     let mut node = Node { child: Some(child), stdin: None, lines, addr: String::new() };
-    let lines: Vec<String> = (0..3).map(|_| node.lines.recv_timeout(PATIENCE).unwrap()).collect();
+    let lines: Vec<String> = (0..4).map(|_| node.lines.recv_timeout(PATIENCE).unwrap()).collect();
     node.kill();
     assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
     assert!(lines[0].contains("ready"), "{lines:?}");
     assert!(lines[1].contains("member_up          a 127.0.0.1:"), "{lines:?}");
-    assert!(lines[2].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+    assert!(lines[2].contains("promise            a crash is known to everybody after 1."), "{lines:?}");
+    assert!(lines[3].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+}
+
+#[test]
+fn an_operator_forgets_who_is_unreachable_and_nobody_who_lives() {
+    let mut a = Node::start(&node("a", &[]));
+    let joins = a.addr.clone();
+    let mut b = Node::start(&node("b", &["--join", &joins]));
+    a.until("member_up", |line| line["member"] == "b");
+    let refused = a.ask("forget b", "error");
+    assert!(refused["reason"].as_str().unwrap().contains("only a member that is unreachable"), "{refused}");
+    assert!(a.ask("forget c", "error")["reason"].as_str().unwrap().contains("no member"));
+    b.kill();
+    a.until("member_unreachable", |line| line["member"] == "b");
+    // It may have been heard a moment before it was killed.
+    let forgotten = (0..LOOKS_MAX).any(|_| {
+        a.say("forget b");
+        let answer = a.until_any(&["forgotten", "error"]);
+        answer["event"] == "forgotten" && answer["member"] == "b"
+    });
+    assert!(forgotten, "it never was");
+    let story = a.ask("explain b", "explanation");
+    assert_eq!((story["state"].as_str(), story["finding"].as_str()), (Some("down"), Some("forgotten")), "{story}");
 }
 
 /// How long it is asked again for a view that is not yet as wanted: each time answers at once, so this is generous.

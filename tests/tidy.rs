@@ -11,7 +11,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (0, &["time", "peer", "record"]),
     (1, &["effect", "wire", "table", "rumors", "timers", "pace", "roster", "view", "counters", "verdict", "story"]),
     (2, &["swim", "contact", "sync", "detector"]),
-    (3, &["node", "knobs", "recording"]),
+    (3, &["node", "knobs", "profile", "promise", "recording"]),
     (4, &["net"]),
     (5, &["registry", "select", "check"]),
     (6, &["door"]),

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
+use tidings::profile::Profile;
+use tidings::promise::{Conditions, Promise};
 use tidings::record::{Endpoint, Instance, Key};
 use tidings::time::Time;
+use tidings::wire::SEAL_BYTES;
 
+use crate::Mode;
 use crate::check;
 use crate::link::Preset;
 use crate::world::{HostIndex, Traffic, World, WorldConfig};
@@ -149,6 +153,26 @@ pub const ALL: &[Experiment] = &[
         nodes: 20,
         run: |world, nodes| crash(world, nodes, 10),
         targets: &[],
+        is_run_twice: false,
+    },
+    Experiment {
+        name: "promise",
+        about: "crashes and idle minutes with each profile in a network that it is meant for: how far they are from what \
+                the settings promise",
+        nodes: 50,
+        run: promise,
+        targets: &[
+            Target { figure: "lan_detect_off_percent", quantile: 0.5, at_most: 15.0 },
+            Target { figure: "wan_detect_off_percent", quantile: 0.5, at_most: 20.0 },
+            Target { figure: "local_detect_off_percent", quantile: 0.5, at_most: 15.0 },
+            worst("lan_over_worst_percent", 10.0),
+            // One packet in a thousand is lost there: a verdict that is, comes a second later.
+            Target { figure: "wan_over_worst_percent", quantile: 0.5, at_most: 10.0 },
+            worst("local_over_worst_percent", 10.0),
+            worst("lan_bytes_off_percent", 10.0),
+            worst("wan_bytes_off_percent", 20.0),
+            worst("local_bytes_off_percent", 10.0),
+        ],
         is_run_twice: false,
     },
     Experiment {
@@ -453,6 +477,53 @@ pub fn crash(world: &mut World, nodes: usize, trials: usize) -> Result<Vec<Figur
         0 => Ok(figures),
         wrong => Err(format!("{wrong} times a node that ran was called unreachable")),
     }
+}
+
+/// Crashes nodes, and lets them idle, with each profile in a network of its kind, in worlds that this one draws.
+///
+/// Gives for each profile how far the mean detection, and the bytes that an idle member sends, are from what the
+/// settings promise; and how far the slowest detection is above what they promise of the worst; in percent.
+///
+/// # Errors
+/// As of [`crash`] and [`idle`].
+pub fn promise(world: &mut World, nodes: usize) -> Result<Vec<Figure>, String> {
+    const CRASHES: usize = 20;
+    let kinds = [
+        (Profile::Lan, Preset::Lan, ["lan_detect_off_percent", "lan_over_worst_percent", "lan_bytes_off_percent"]),
+        (Profile::Wan, Preset::Wan5, ["wan_detect_off_percent", "wan_over_worst_percent", "wan_bytes_off_percent"]),
+        // Without the two processors that all would share: they are what is waited for there.
+        (
+            Profile::Local,
+            Preset::Loopback,
+            ["local_detect_off_percent", "local_over_worst_percent", "local_bytes_off_percent"],
+        ),
+    ];
+    let mut figures = Vec::new();
+    for (profile, preset, [detect, worst, bytes]) in kinds {
+        let (tuning, network) = (profile.tuning(), preset.network());
+        let conditions = Conditions { members: nodes, rtt: Some(network.round_trip()), ..profile.conditions() };
+        let promise = Promise::of(&tuning, &conditions);
+        let mut draw = || {
+            let config = WorldConfig::new(world.rng().random());
+            World::new(WorldConfig { network: network.clone(), mode: Mode::Tidings(tuning.clone()), ..config })
+        };
+        let crashes = crash(&mut draw(), nodes, CRASHES)?;
+        let told: Vec<f64> = crashes.iter().filter(|f| f.name == "last_tells_ms").map(|f| f.value).collect();
+        let mean = told.iter().sum::<f64>() / told.len() as f64;
+        let slowest = told.iter().copied().fold(0.0, f64::max);
+        let idle = idle(&mut draw(), nodes, Duration::from_secs(300))?;
+        let of = |name: &str| idle.iter().find(|figure| figure.name == name).map_or(0.0, |figure| figure.value);
+        // Here datagrams are not sealed.
+        let sealed = of("bytes_per_s") + of("packets_per_s") * SEAL_BYTES as f64;
+        let ms = |span: Duration| span.as_secs_f64() * 1e3;
+        let off = |seen: f64, promised: f64| (seen / promised - 1.0) * 100.0;
+        figures.extend([
+            Figure { name: detect, value: off(mean, ms(promise.detect_p50)).abs() },
+            Figure { name: worst, value: off(slowest, ms(promise.detect_worst)) },
+            Figure { name: bytes, value: off(sealed, promise.bytes_per_s).abs() },
+        ]);
+    }
+    Ok(figures)
 }
 
 /// Crashes a node and starts it again, `rounds` times with its data directory and as often without.

@@ -198,12 +198,15 @@ struct TuneArgs {
     /// Settings that are tried at first.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..))]
     candidates: u16,
-    /// Seeds with which the best are measured; each simulates about three minutes of the cluster.
+    /// Seeds with which the best are measured; each simulates about two minutes of the cluster.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// How long the search may take; what was measured by then is answered.
+    #[arg(long, default_value = "5m", value_name = "TIME")]
+    time_max: Span,
     /// Write all candidates here, as JSON, for `tidings-sim report`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -540,7 +543,10 @@ fn tune_command(args: &TuneArgs) -> Result<bool, Trouble> {
         seeds: args.seeds,
         from: args.from,
     };
-    let answer = tune::tune(&question, io::stderr().is_terminal()).map_err(Trouble::Wrong)?;
+    #[expect(clippy::disallowed_methods, reason = "how long a person waits bounds the search, and no run in it")]
+    let begin = Instant::now();
+    let is_over = || begin.elapsed() >= args.time_max.0;
+    let answer = tune::tune(&question, io::stderr().is_terminal(), &is_over).map_err(Trouble::Wrong)?;
     if let Some(path) = &args.out {
         fs::write(path, serde_json::to_vec(&answer.file()).map_err(io::Error::from)?)?;
     }

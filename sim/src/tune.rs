@@ -3,6 +3,9 @@
 //! Candidates are drawn around what ships, and measured in the same worlds; after each round the worse half goes, the
 //! better half is measured with twice the seeds, and slight changes of it join (successive halving: Jamieson and
 //! Talwalkar 2016). The settings are those of [`knobs::KNOBS`]: a new one is searched as soon as it stands there.
+//!
+//! What settings [promise](tidings::promise) costs nothing to know: of many more that are drawn, only those are
+//! measured that may have what is wished.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -14,6 +17,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tidings::knobs::{self, KNOBS, Value};
 use tidings::node::Tuning;
+use tidings::promise::{Conditions, Promise};
+use tidings::wire::SEAL_BYTES;
 
 use crate::link::Preset;
 use crate::run::{Options, Outcome, run};
@@ -23,13 +28,17 @@ use crate::units::{Rate, Share, Span};
 
 /// Crashes of each run, and how far they are apart.
 const CRASHES: u64 = 5;
-const CRASH_EVERY_S: u64 = 25;
+const CRASH_EVERY_S: u64 = 8;
 
 /// How long a run goes on after the last crash, so that its detection is seen.
-const LAST_S: u64 = 60;
+const LAST_S: u64 = 25;
 
 /// Candidates are drawn within this factor of what ships.
 const SPREAD: f64 = 8.0;
+
+/// How many are drawn for each candidate that is measured, and how far a promise may be beyond a wish: it is a guess.
+const DRAWN_EACH: usize = 16;
+const PROMISED_SLACK: f64 = 1.25;
 
 /// The least candidates that a round keeps.
 const KEPT_MIN: usize = 6;
@@ -105,6 +114,12 @@ impl NetworkName {
 }
 
 impl Question {
+    /// What the network of the question is like, for what settings promise.
+    fn conditions(&self, scenario: &Scenario) -> Conditions {
+        let reached = 1.0 - self.loss.0;
+        Conditions { members: self.nodes, rtt: Some(scenario.network().round_trip()), answered: reached * reached }
+    }
+
     /// The world in which every candidate is measured.
     ///
     /// # Errors
@@ -263,25 +278,36 @@ pub struct Answer {
     pub chosen: Option<usize>,
     /// Runs that it took.
     pub runs: u64,
+    /// Settings that were drawn and not measured, because what they promise is not what is wished.
+    pub unpromising: usize,
+    /// Whether the time was over before all was measured.
+    pub is_cut_short: bool,
 }
 
-/// Searches. `shows` draws a progress bar on standard error.
+/// Searches, until `is_over` says that there is no more time: what was measured by then is answered. `shows` draws a
+/// progress bar on standard error.
 ///
 /// # Errors
-/// What of the question makes no scenario.
-pub fn tune(question: &Question, shows: bool) -> Result<Answer, String> {
+/// What of the question makes no scenario, or that the time was over before anything was measured.
+pub fn tune(question: &Question, shows: bool, is_over: &(dyn Fn() -> bool + Sync)) -> Result<Answer, String> {
     let scenario = question.scenario()?;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(question.from ^ 0x7475_6e65);
+    let conditions = question.conditions(&scenario);
     let mut all = vec![Candidate::new(Tuning::default())];
-    all.extend((1..question.candidates.max(KEPT_MIN)).filter_map(|_| {
-        let from = Tuning::default();
-        draw(&mut rng, &from, SPREAD.ln(), 1.0).map(Candidate::new)
-    }));
+    let wanted = question.candidates.max(KEPT_MIN) - 1;
+    let drawn: Vec<Tuning> =
+        (0..wanted * DRAWN_EACH).filter_map(|_| draw(&mut rng, &Tuning::default(), SPREAD.ln(), 1.0)).collect();
+    let unpromising = drawn.len().saturating_sub(wanted);
+    all.extend(promising(drawn, wanted, &question.wishes, &conditions).into_iter().map(Candidate::new));
     let mut seeds = 1;
     let mut runs = 0;
     loop {
-        runs += measure(&mut all, &scenario, question.from, seeds, shows);
-        if seeds >= question.seeds {
+        runs += measure(&mut all, &scenario, (question.from, seeds), shows, is_over);
+        all.retain(|one| one.measured.hours > 0.0);
+        if all.is_empty() {
+            return Err("the time was over before a single run of this cluster was".to_owned());
+        }
+        if seeds >= question.seeds || is_over() {
             break;
         }
         seeds = (seeds * 2).min(question.seeds);
@@ -297,11 +323,34 @@ pub fn tune(question: &Question, shows: bool) -> Result<Answer, String> {
     all.iter_mut().zip(front).for_each(|(one, is_front)| one.is_front = is_front);
     all.sort_by(|one, other| one.measured.bytes_per_s().total_cmp(&other.measured.bytes_per_s()));
     let chosen = all.iter().position(|one| question.wishes.distance(&one.measured) == 0.0);
-    Ok(Answer { wishes: question.wishes, candidates: all, chosen, runs })
+    let is_cut_short = is_over();
+    Ok(Answer { wishes: question.wishes, candidates: all, chosen, runs, unpromising, is_cut_short })
 }
 
-/// Measures every candidate with those of the first `seeds` seeds that it was not measured with yet.
-fn measure(all: &mut [Candidate], scenario: &Scenario, from: u64, seeds: u64, shows: bool) -> u64 {
+/// Of these, so many that may have what is wished, by what they promise; then those that are nearest to it.
+fn promising(drawn: Vec<Tuning>, count: usize, wishes: &Wishes, conditions: &Conditions) -> Vec<Tuning> {
+    let excess = |tuning: &Tuning| {
+        let promise = Promise::of(tuning, conditions);
+        let detect = promise.detect_p99.as_secs_f64() * 1e3 / wishes.detect_p99_ms;
+        // Here datagrams are not sealed.
+        let bytes = (promise.bytes_per_s - promise.packets_per_s * SEAL_BYTES as f64) / wishes.bytes_per_s;
+        [detect, bytes].map(|ratio| (ratio / PROMISED_SLACK).ln().max(0.0)).iter().sum::<f64>()
+    };
+    let mut drawn: Vec<(f64, Tuning)> = drawn.into_iter().map(|tuning| (excess(&tuning), tuning)).collect();
+    // Stable: those that promise enough stay in the order in which they were drawn.
+    drawn.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    drawn.into_iter().take(count).map(|(_, tuning)| tuning).collect()
+}
+
+/// Measures every candidate with those of the first `seeds` seeds that it was not measured with yet, while there is
+/// time.
+fn measure(
+    all: &mut [Candidate],
+    scenario: &Scenario,
+    (from, seeds): (u64, u64),
+    shows: bool,
+    is_over: &(dyn Fn() -> bool + Sync),
+) -> u64 {
     let jobs: Vec<(usize, u64)> =
         all.iter().enumerate().flat_map(|(index, one)| (one.seeds..seeds).map(move |seed| (index, seed))).collect();
     let bar = progress(jobs.len() as u64, shows);
@@ -309,16 +358,19 @@ fn measure(all: &mut [Candidate], scenario: &Scenario, from: u64, seeds: u64, sh
         all.iter().map(|one| Scenario { tuning: TuningSpec::of(&one.tuning), ..scenario.clone() }).collect();
     let outcomes: Vec<(usize, Outcome)> = jobs
         .par_iter()
-        .map(|&(index, seed)| {
+        .filter_map(|&(index, seed)| {
+            if is_over() {
+                return None;
+            }
             let outcome = run(&scenarios[index], from.wrapping_add(seed), Options::default());
             bar.inc(1);
-            (index, outcome)
+            Some((index, outcome))
         })
         .collect();
     bar.finish_and_clear();
     outcomes.iter().for_each(|(index, outcome)| all[*index].measured.take(outcome));
     all.iter_mut().for_each(|one| one.seeds = seeds);
-    jobs.len() as u64
+    outcomes.len() as u64
 }
 
 /// The better half: half of it for being near to what is wished, the other half for being good at something.
@@ -464,6 +516,10 @@ pub struct TuneRow {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "The front after {} runs: no other is better in everything (* ships, > chosen)", self.runs)?;
+        writeln!(f, "{} more settings were drawn, and promise less than is wished.", self.unpromising)?;
+        if self.is_cut_short {
+            writeln!(f, "The time was over before all was measured; --time-max gives more.")?;
+        }
         writeln!(f, "   detect p99    false/month   B/s, member  settings")?;
         let shown = self.candidates.iter().enumerate();
         for (place, one) in shown.filter(|(place, one)| one.is_front || one.is_shipped || self.chosen == Some(*place)) {
@@ -536,7 +592,7 @@ mod tests {
 
     #[test]
     fn wishes_that_can_be_met_give_settings_that_a_file_may_hold() {
-        let answer = tune(&question(60, 1e6), false).expect("it is a scenario");
+        let answer = tune(&question(60, 1e6), false, &|| false).expect("it is a scenario");
         let chosen = &answer.candidates[answer.chosen.expect("these are modest wishes")];
         assert!(chosen.measured.detect_p99_ms() <= 60_000.0 && answer.runs > 6);
         let text = format!("lasts = \"1s\"\n[topology]\nnodes = 3\n{}", Answer::toml(&chosen.tuning));
@@ -549,12 +605,36 @@ mod tests {
 
     #[test]
     fn wishes_that_cannot_be_met_are_told_with_what_binds() {
-        let answer = tune(&question(60, 10.0), false).expect("it is a scenario");
+        let answer = tune(&question(60, 10.0), false, &|| false).expect("it is a scenario");
         assert_eq!(answer.chosen, None);
         let text = answer.to_string();
         assert!(text.contains("cannot be met") && text.contains("bytes a second and member binds"), "{text}");
         let both = Answer { wishes: wishes(Span::from_millis(1), 1e6, Rate(10.0)), ..answer };
         assert!(both.binding()[0].starts_with("no two of the wishes"), "{:?}", both.binding());
+    }
+
+    #[test]
+    fn when_the_time_is_over_what_was_measured_is_answered() {
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        // Asked before each run: three are made.
+        let is_over = || calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) >= 3;
+        let answer = tune(&question(60, 1e6), false, &is_over).expect("something was measured");
+        assert!(answer.is_cut_short && answer.runs == 3 && answer.candidates.len() == 3, "{answer}");
+        assert!(answer.to_string().contains("--time-max"));
+        assert!(tune(&question(60, 1e6), false, &|| true).is_err());
+    }
+
+    #[test]
+    fn only_settings_that_promise_what_is_wished_are_measured_if_there_are_enough() {
+        let question = question(2, 20_000.0);
+        let conditions = question.conditions(&question.scenario().expect("it is a scenario"));
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+        let drawn: Vec<Tuning> =
+            (0..200).filter_map(|_| draw(&mut rng, &Tuning::default(), SPREAD.ln(), 1.0)).collect();
+        let p99 = |tuning: &Tuning| Promise::of(tuning, &conditions).detect_p99.as_secs_f64();
+        assert!(drawn.iter().filter(|tuning| p99(tuning) > 2.5).count() > 20, "many are too slow");
+        let kept = promising(drawn, 20, &question.wishes, &conditions);
+        assert!(kept.len() == 20 && kept.iter().all(|tuning| p99(tuning) <= 2.5), "none of these is");
     }
 
     #[test]

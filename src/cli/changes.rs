@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidings::effect::{Event, GoneReason};
+use tidings::effect::{Event, GoneReason, Split};
 use tidings::peer::{Member, MemberState, NodeId};
 use tidings::record::{Instance, Key};
 use tidings::view::Service;
@@ -22,10 +22,7 @@ pub(super) enum Change {
     /// It is present, and its state is another one than before.
     MemberState(Arc<Member>),
     /// So many members are unreachable, and so many are not: a split is suspected.
-    PartitionSuspected {
-        lost: usize,
-        kept: usize,
-    },
+    PartitionSuspected(Arc<Split>),
     PartitionOver,
     /// Nobody answers this member, or somebody does again.
     CutOff(bool),
@@ -71,7 +68,7 @@ impl Told {
                 let before = std::mem::replace(known, Arc::clone(&member));
                 (before.state != member.state).then_some(Change::MemberState(member))
             }
-            Event::PartitionSuspected { lost, kept } => Some(Change::PartitionSuspected { lost, kept }),
+            Event::PartitionSuspected(split) => Some(Change::PartitionSuspected(split)),
             Event::PartitionOver => Some(Change::PartitionOver),
             Event::CutOff(is_cut_off) => Some(Change::CutOff(is_cut_off)),
             Event::MemberDown(member) => {

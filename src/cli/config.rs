@@ -9,9 +9,14 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use tidings::knobs::{KNOBS, Knob, Value};
+use tidings::node::Tuning;
+use tidings::profile::Profile;
+use tidings::promise::Promise;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -143,6 +148,7 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<String, Failure> {
                 return Ok("there is no configuration file, and none is needed\n".to_owned());
             };
             let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
+            tuned(&matched(&settings, &file, &[])?)?;
             Ok(format!("{}: {} settings, nothing wrong\n", path.display(), file.values.len()))
         }
         What::Show { limits: true, .. } => Ok(limits::show()),
@@ -449,18 +455,62 @@ fn failure(errors: &[FileError]) -> Failure {
     Failure::new(Exit::Usage, lines.join("\nerror: "))
 }
 
-/// Every setting as a line of the file that would give it, and where it comes from.
-fn show(settings: &[Arg], file: &File, options: &[OsString], has_origin: bool) -> Result<String, Failure> {
+/// The settings as they are with the file's values as defaults.
+fn matched(settings: &[Arg], file: &File, options: &[OsString]) -> Result<ArgMatches, Failure> {
     let filled = settings.iter().map(|setting| match file.values.get(setting.get_id().as_str()) {
         Some((values, _)) => with_default(setting.clone(), values.clone()),
         None => setting.clone().required(false),
     });
     let command = Command::new("options").no_binary_name(true).args(filled);
-    let matches =
-        command.try_get_matches_from(options).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let lines: Vec<_> =
+    command.try_get_matches_from(options).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
+}
+
+/// What of the settings makes the protocol's.
+struct Tuned {
+    profile: Profile,
+    detect_within: Option<Duration>,
+    explicit: Vec<(&'static Knob, Value)>,
+    tuning: Tuning,
+}
+
+fn tuned(matches: &ArgMatches) -> Result<Tuned, Failure> {
+    let profile = matches.get_one::<Profile>("profile").copied().unwrap_or_default();
+    let detect_within = matches.get_one("detect_within").copied();
+    let explicit: Vec<_> = matches.get_many("tuning").into_iter().flatten().copied().collect();
+    let tuning = profile.settle(detect_within, &explicit).map_err(|error| Failure::caused(Exit::Usage, &error))?;
+    Ok(Tuned { profile, detect_within, explicit, tuning })
+}
+
+/// The protocol's settings as they come out, and where each comes from: comments, since what gives them stands above.
+fn show_tuned(settings: &[Arg], matches: &ArgMatches, file: &File) -> Result<Vec<(String, String)>, Failure> {
+    let Tuned { profile, detect_within, explicit, tuning } = tuned(matches)?;
+    let from = |id: &str| {
+        let setting = settings.iter().find(|setting| setting.get_id() == id);
+        setting.map(|setting| origin(setting, matches, file)).unwrap_or_default()
+    };
+    let line = |knob: &Knob| {
+        let derived = ["observe_every", "answer_within", "tries"].contains(&knob.name);
+        let origin = match () {
+            () if explicit.iter().any(|(other, _)| other.name == knob.name) => format!("tuning: {}", from("tuning")),
+            () if detect_within.is_some() && derived => format!("detect_within: {}", from("detect_within")),
+            () => format!("profile {profile}: {}", from("profile")),
+        };
+        (format!("# {} = {}", knob.name, knob.value(&tuning)), origin)
+    };
+    let promise = Promise::of(&tuning, &profile.conditions());
+    let mut lines: Vec<_> = KNOBS.iter().map(line).collect();
+    lines.push((format!("# {promise}"), "what these promise".to_owned()));
+    Ok(lines)
+}
+
+/// Every setting as a line of the file that would give it, and where it comes from.
+fn show(settings: &[Arg], file: &File, options: &[OsString], has_origin: bool) -> Result<String, Failure> {
+    let matches = matched(settings, file, options)?;
+    let mut lines: Vec<_> =
         settings.iter().map(|setting| (line(setting, &matches), origin(setting, &matches, file))).collect();
-    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    lines.extend(show_tuned(settings, &matches, file)?);
+    // The promise is a sentence: nothing need stand in a column behind it.
+    let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|width| *width <= 100).max().unwrap_or(0);
     let mut text = String::new();
     for (line, origin) in lines {
         if has_origin {
@@ -594,6 +644,25 @@ mod tests {
         assert!(of("bind = \"127.0.0.1:7900\"").ends_with("# default"));
         let again = parsed(&text).expect("what is shown can be read");
         assert_eq!(again.values["name"].0, ["a"]);
+    }
+
+    #[test]
+    fn the_protocols_settings_are_shown_with_what_made_them() {
+        let settings = settings(&command());
+        let file = parsed("profile = \"wan\"\n\n[tuning]\nwitnesses = 5\n").expect("it is right");
+        let show = |options: &[&str]| {
+            let options: Vec<OsString> = options.iter().map(Into::into).collect();
+            show(&settings, &file, &options, true)
+        };
+        let text = show(&["--detect-within", "4s"]).expect("the options are right");
+        let of = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+        assert!(of("# witnesses = 5").ends_with("# tuning: t.toml:3"), "{text}");
+        assert!(of("# observe_every = ").ends_with("# detect_within: flag --detect-within"), "{text}");
+        assert!(of("# probe_period = 10s").ends_with("# profile wan: t.toml:1"), "{text}");
+        assert!(of("# a crash is known to everybody after").contains("4.00 s (worst)"), "{text}");
+        assert!(parsed(&text).is_ok(), "what is shown can be read");
+        let error = show(&["--detect-within", "100ms"]).expect_err("too soon").to_string();
+        assert!(error.contains("detect_within is from"), "{error}");
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _};
 use std::sync::Arc;
 
+use tidings::peer::Member;
 use tidings::record::{Instance, Key};
 use tidings::registry::{KeyError, Registration, Registry};
 use tokio::sync::mpsc;
@@ -20,7 +21,7 @@ const LINE_BYTES_MAX: usize = 128 * 1024;
 /// Lines read ahead while one is executed; whoever writes more waits in the pipe.
 const LINES_WAITING_MAX: usize = 64;
 
-const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "explain", "keys"];
+const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "explain", "forget", "keys"];
 
 /// A command, read and understood.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ enum Command {
     View,
     Stats,
     Explain { member: String },
+    Forget { member: String },
     Keys(KeysCommand),
 }
 
@@ -163,6 +165,11 @@ impl<'a> Control<'a> {
                 jsonl::stats(stats.each())
             }
             Command::Explain { member } => self.explain(&member).await?,
+            Command::Forget { member } => {
+                let member = self.member(&member)?;
+                self.registry.forget(member.peer.id).await.map_err(|e| ControlError::Registry(chain(&e)))?;
+                jsonl::forgotten(&member)
+            }
             Command::Keys(command) => command.execute(self.registry).await.map_err(ControlError::Registry)?,
         };
         Ok((answer, Next::Go))
@@ -191,14 +198,19 @@ impl<'a> Control<'a> {
         Ok(jsonl::answer("updated", &service, id))
     }
 
-    async fn explain(&self, name: &str) -> Result<String, ControlError> {
+    /// The member of this name or id.
+    fn member(&self, name: &str) -> Result<Arc<Member>, ControlError> {
         let members = self.registry.members();
         let found = members.iter().find(|member| *member.name == *name || member.peer.id.to_string() == name);
-        let Some(member) = found else {
+        found.cloned().ok_or_else(|| {
             let nearest = spec::nearest(name, members.iter().map(|member| &*member.name));
             let suggestion = nearest.map(|known| format!(", did you mean {known}?")).unwrap_or_default();
-            return Err(ControlError::NoMember { name: name.chars().take(64).collect(), suggestion });
-        };
+            ControlError::NoMember { name: name.chars().take(64).collect(), suggestion }
+        })
+    }
+
+    async fn explain(&self, name: &str) -> Result<String, ControlError> {
+        let member = self.member(name)?;
         let explanation = self.registry.explain(member.peer.id).await.map_err(|e| ControlError::Registry(chain(&e)))?;
         let gone = || ControlError::NoMember { name: name.to_owned(), suggestion: String::new() };
         Ok(jsonl::explanation(&explanation.ok_or_else(gone)?))
@@ -244,6 +256,10 @@ impl Command {
                 Err(ControlError::Arguments { command: "explain", takes: "a MEMBER, by its name or id" })
             }
             "explain" => Ok(Self::Explain { member: rest.to_owned() }),
+            "forget" if rest.is_empty() => {
+                Err(ControlError::Arguments { command: "forget", takes: "a MEMBER, by its name or id" })
+            }
+            "forget" => Ok(Self::Forget { member: rest.to_owned() }),
             "keys" => match KeysCommand::parse(rest) {
                 Ok(Some(command)) => Ok(Self::Keys(command)),
                 Ok(None) => Err(ControlError::Arguments { command: "keys", takes: keys::TAKES }),
@@ -297,7 +313,9 @@ mod tests {
     fn an_unknown_command_is_told_what_is_allowed() {
         let refusal = |line: &str| Command::parse(line).expect_err(line).to_string();
         assert!(refusal("regsiter name=web").contains("did you mean register?"));
-        assert!(refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, explain, keys"));
+        assert!(
+            refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, explain, forget, keys")
+        );
         assert!(refusal("leave now").contains("leave takes no argument"));
         assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));
         assert!(refusal("register").contains("register takes a SPEC"));

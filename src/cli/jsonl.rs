@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tidings::effect::GoneReason;
 use tidings::peer::{Member, MemberState, Peer};
+use tidings::promise::Promise;
 use tidings::record::Instance;
 use tidings::registry::{Explanation, Told};
 
@@ -57,9 +59,22 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lost_names: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_names: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zones: Option<BTreeMap<&'a str, Sides>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<BTreeMap<String, u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<&'a Instance>,
+}
+
+/// How many members of a zone stand on which side of a split.
+#[derive(Debug, Serialize)]
+struct Sides {
+    lost: usize,
+    kept: usize,
 }
 
 impl<'a> Line<'a> {
@@ -122,9 +137,17 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
         }
         Change::MemberLeft(member) => Line::member("member_left", member),
         Change::MemberState(member) => Line::member(state_event(member.state), member),
-        Change::PartitionSuspected { lost, kept } => {
-            Line { lost: Some(*lost), kept: Some(*kept), ..Line::new("partition_suspected") }
-        }
+        Change::PartitionSuspected(split) => Line {
+            lost: Some(split.lost),
+            kept: Some(split.kept),
+            lost_names: Some(&split.lost_names),
+            kept_names: Some(&split.kept_names),
+            zones: Some(
+                split.zones.iter().map(|(zone, (lost, kept))| (&**zone, Sides { lost: *lost, kept: *kept })).collect(),
+            )
+            .filter(|zones: &BTreeMap<_, _>| !zones.is_empty()),
+            ..Line::new("partition_suspected")
+        },
         Change::PartitionOver => Line::new("partition_over"),
         Change::CutOff(true) => Line::new("isolated"),
         Change::CutOff(false) => Line::new("rejoined"),
@@ -148,9 +171,40 @@ pub(super) fn left(me: &Me) -> String {
     Line { member: Some(&me.name), member_id: Some(me.peer.id.to_string()), ..Line::new("left") }.text()
 }
 
+/// The answer to `forget`.
+pub(super) fn forgotten(member: &Member) -> String {
+    Line::member("forgotten", member).text()
+}
+
 /// The answer to `stats`.
 pub(super) fn stats<'a>(each: impl Iterator<Item = (&'a str, u64)>) -> String {
     Line { stats: Some(each.map(|(name, n)| (name.to_owned(), n)).collect()), ..Line::new("stats") }.text()
+}
+
+/// What the settings promise.
+pub(super) fn promise(promise: &Promise) -> String {
+    #[derive(Serialize)]
+    struct Promised {
+        ts: String,
+        event: &'static str,
+        detect_p50_ms: u64,
+        detect_p99_ms: u64,
+        detect_worst_ms: u64,
+        idle_packets_per_s: f64,
+        idle_bytes_per_s: f64,
+    }
+    let Promise { detect_p50, detect_p99, detect_worst, packets_per_s, bytes_per_s } = promise;
+    let ms = |span: &Duration| span.as_millis() as u64;
+    let rounded = |rate: &f64| (rate * 10.0).round() / 10.0;
+    text(&Promised {
+        ts: now(),
+        event: "promise",
+        detect_p50_ms: ms(detect_p50),
+        detect_p99_ms: ms(detect_p99),
+        detect_worst_ms: ms(detect_worst),
+        idle_packets_per_s: rounded(packets_per_s),
+        idle_bytes_per_s: rounded(bytes_per_s),
+    })
 }
 
 /// The answer to `explain`.

@@ -60,6 +60,9 @@ fn all() -> Vec<Limit> {
         number tidings::detector::AWAITED_MAX, "probes that wait for an answer";
         number tidings::detector::CASES_MAX, "accusations of our own under way at once";
         number tidings::detector::HELPS_MAX, "accusations of others that are witnessed at once";
+        number tidings::effect::SPLIT_NAMES_MAX, "members that are named of each side of a suspected split";
+        number tidings::effect::SPLIT_ZONES_MAX, "zones that are listed of it";
+        number tidings::node::FORGETS_MAX, "members that operators are being told are gone, at once";
         number tidings::story::STORY_MAX, "lines kept of what happened to members";
         number tidings::verdict::TURN_MAX, "changes of the verdict on one life of a member";
         time tidings::verdict::CLEARED_EVERY, "time in which a member is cleared of an accusation once";

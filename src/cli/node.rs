@@ -11,6 +11,8 @@ use tidings::effect::Event;
 use tidings::knobs::{self, Knob, Value};
 use tidings::net::recorder::{RECORDING_BYTES_MAX, RecordPlan};
 use tidings::node::Tuning;
+use tidings::profile::Profile;
+use tidings::promise::Promise;
 use tidings::record::{Instance, InstanceError, check_name};
 use tidings::registry::{Advertise, JoinPolicy, Registry, Target, TargetError};
 use tidings::view::{Status, StopReason};
@@ -58,6 +60,8 @@ Commands of --control stdin, one a line; each is answered by a JSON line:
   leave                       say goodbye and end
   view                        the whole view as one line
   stats                       counters
+  explain MEMBER              how it came that a member is believed to be in its state
+  forget MEMBER               take a member that is unreachable to be gone at once, everywhere
   keys list|add KEY|use ID|remove ID
                               the cluster keys, here and at every member; answers who lacks which
 
@@ -122,11 +126,21 @@ pub(super) struct Args {
     #[arg(long, env = "TIDINGS_ZONE", value_parser = |name: &str| checked("zone", name))]
     zone: Option<String>,
 
+    /// What kind of network the members live in, for the protocol's settings: lan, wan or local (one machine)
+    #[arg(long, env = "TIDINGS_PROFILE", value_name = "NETWORK", default_value_t = Profile::Lan)]
+    profile: Profile,
+
+    /// Within what time a crash is to be known to everybody, where no probe is lost; a number with ms, s or m
+    ///
+    /// From it follow observe_every, answer_within and tries. What cannot be reached is an error that says what can.
+    #[arg(long, env = "TIDINGS_DETECT_WITHIN", value_name = "TIME", value_parser = parse_span, verbatim_doc_comment)]
+    detect_within: Option<Duration>,
+
     /// Another setting of the protocol, such as probe_period=500ms; repeatable, or with commas
     ///
-    /// In the file a table: [tuning]. There are observe_every, answer_within, tries, witnesses, evict_after,
-    /// probe_period, probe_rtt, indirect_probes, gossip_period and gossip_fanout; `tidings-sim tune` searches values
-    /// for what you wish. Give all members the same.
+    /// Wins over --profile and --detect-within. In the file a table: [tuning]. There are observe_every, answer_within,
+    /// tries, witnesses, evict_after, probe_period, probe_rtt, indirect_probes, gossip_period and gossip_fanout;
+    /// `tidings-sim tune` searches values for what you wish. Give all members the same.
     #[arg(long, env = "TIDINGS_TUNING", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = knobs::parse)]
     tuning: Vec<(&'static Knob, Value)>,
 
@@ -220,8 +234,10 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
 async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), Failure> {
     let mut signals =
         Signals::install().map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}")))?;
+    let tuning = args.profile.settle(args.detect_within, &args.tuning).map_err(|e| Failure::caused(Exit::Usage, &e))?;
+    let promise = Promise::of(&tuning, &args.profile.conditions());
     let registry = tokio::select! {
-        registry = start(args) => registry?,
+        registry = start(args, tuning) => registry?,
         _ = signals.next() => return Ok(()),
         () = output.closed() => return Ok(()),
     };
@@ -234,7 +250,7 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
     // Lives longer than the loop: to drop its guards before leaving would tell everybody of each withdrawal first.
     let mut control = Control::new(&registry, &me);
     tokio::select! {
-        result = show(args, mode, &registry, &me, &mut control, output) => match result {
+        result = show(args, (mode, &promise), &registry, &me, &mut control, output) => match result {
             Ok(()) => return Ok(()),
             Err(Halt::Failed(failure)) => return Err(failure),
             Err(Halt::Closed) => {}
@@ -252,7 +268,7 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
     }
 }
 
-async fn start(args: &Args) -> Result<Registry, Failure> {
+async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
     let mut builder = Registry::builder(&args.cluster, &args.name)
         .bind(args.bind)
         .advertise_as(args.advertise.clone())
@@ -271,17 +287,13 @@ async fn start(args: &Args) -> Result<Registry, Failure> {
     if let Some(path) = &args.record {
         builder = builder.record(RecordPlan { path: path.clone(), bytes_max: args.record_max_bytes });
     }
-    let mut tuning = Tuning::default();
-    for (knob, value) in &args.tuning {
-        knob.set(&mut tuning, *value).map_err(|e| Failure::caused(Exit::Usage, &e))?;
-    }
     Ok(args.keys.apply(builder.tuning(tuning))?.start().await?)
 }
 
 /// Prints what happens and does what is asked, until the command `leave`.
 async fn show(
     args: &Args,
-    mode: Mode,
+    (mode, promise): (Mode, &Promise),
     registry: &Registry,
     me: &Me,
     control: &mut Control<'_>,
@@ -290,6 +302,7 @@ async fn show(
     let mut events = registry.events();
     let mut printer = Printer { mode, registry, me, output, told: Told::default(), notice: None, idle: 0 };
     printer.catch_up().await?;
+    printer.promise(promise).await?;
     for instance in &args.service {
         let registered = control.register_first(instance.clone()).await;
         registered.map_err(|e| Failure::new(Exit::Failed, format!("service {:?}: {e}", &*instance.service)))?;
@@ -363,6 +376,18 @@ impl Printer<'_> {
             self.tell(&change).await?;
         }
         Ok(())
+    }
+
+    /// Tells what the settings promise; a table has no room for it, and a log may.
+    async fn promise(&self, promise: &Promise) -> Result<(), Closed> {
+        match self.mode {
+            Mode::Jsonl => self.output.line(jsonl::promise(promise)).await,
+            Mode::Lines => self.output.line(table::promise(promise)).await,
+            Mode::Screen => {
+                tracing::info!("{promise}");
+                Ok(())
+            }
+        }
     }
 
     async fn hear(&mut self, event: Event) -> Result<(), Closed> {

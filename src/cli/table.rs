@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tidings::peer::MemberState;
+use tidings::promise::Promise;
 use tidings::record::Status;
 
 use super::changes::{Change, Offer};
@@ -47,6 +48,11 @@ pub(super) fn render(shown: &Shown, notice: Option<&str>, width: usize, height: 
     lines.join("\n")
 }
 
+/// What the settings promise, as a line for people.
+pub(super) fn promise(promise: &Promise) -> String {
+    format!("{} {:<18} {promise}", jsonl::now(), "promise")
+}
+
 /// A change as a line for people: time, event, and what it is about.
 pub(super) fn line(change: &Change) -> String {
     let now = jsonl::now();
@@ -61,9 +67,7 @@ pub(super) fn line(change: &Change) -> String {
         Change::MemberState(member) => {
             (jsonl::state_event(member.state), format!("{} {}", member.name, member.peer.addr))
         }
-        Change::PartitionSuspected { lost, kept } => {
-            ("partition_suspected", format!("{lost} members are unreachable, {kept} are not"))
-        }
+        Change::PartitionSuspected(split) => ("partition_suspected", split.to_string()),
         Change::PartitionOver => ("partition_over", String::new()),
         Change::CutOff(true) => ("isolated", "nobody answers this member; it accuses nobody".to_owned()),
         Change::CutOff(false) => ("rejoined", "members answer again".to_owned()),

@@ -86,6 +86,11 @@ impl Answers {
         Self(1.0)
     }
 
+    /// As if this share, from 0 to 1, had been answered for long.
+    pub(super) const fn with_ratio(ratio: f64) -> Self {
+        Self(ratio.clamp(0.0, 1.0))
+    }
+
     pub(super) fn note(&mut self, was_answered: bool) {
         self.0 += ANSWER_GAIN * (f64::from(u8::from(was_answered)) - self.0);
     }

@@ -6,26 +6,39 @@
 //!   USENIX ATC 2018, whose observers also stand on a ring), and the wait for the first probe of a dead member is at
 //!   most one period, where random probing has a long tail (SWIM, section 4.3).
 //! - An **attempt** is a probe and its quick retries, each after the timeout that the link's round-trip times suggest.
-//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser. The room
-//!   `case` says when that is enough. Meanwhile the members behind the accused are probed too, more with each step: a
-//!   run of dead neighbours is not taken one period at a time.
+//! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`,
+//!   and `help` on their side). The room `case` says when that is enough. Meanwhile the members behind the accused are
+//!   probed too, more with each step: a run of dead neighbours is not taken one period at a time.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
+mod course;
 mod health;
+mod hearing;
+mod help;
 mod link;
+mod salvo;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 
 pub(crate) use case::Tally;
-use case::{QUORUM, Ruling, Testimony};
+use case::Testimony;
+pub(crate) use course::{probes_of_an_attempt, until_convicted};
 use health::Health;
+pub use hearing::CASES_MAX;
+use hearing::{Asked, BackedOff, Case};
+pub use help::HELPS_MAX;
+use help::{HELP_KEPT, Help};
 pub use link::Rtt;
 use link::{Answers, Late, TIMEOUT_MAX};
+use salvo::{Ping, Purpose, Salvo};
+use trial::TRIAL_EVERY;
 
 use crate::counters::Counters;
 use crate::peer::{MemberState, NodeId, Peer};
@@ -38,15 +51,6 @@ use crate::wire::Probe;
 /// Probes whose answers are awaited at once; beyond, the oldest is given up.
 pub const AWAITED_MAX: usize = 4_096;
 
-/// Accusations of ours under way at once; further ones wait for the next round.
-pub const CASES_MAX: usize = 64;
-
-/// Accusations of others that we witness at once; further ones are not answered and counted.
-pub const HELPS_MAX: usize = 256;
-
-/// How many members are asked in one case, at most.
-const WITNESSES_MAX: usize = 12;
-
 /// How long a probe's answer is still recognised.
 const AWAITED_FOR: Duration = Duration::from_secs(5);
 
@@ -57,44 +61,8 @@ const STALL_MIN: Duration = Duration::from_millis(60);
 /// The most tries of one attempt.
 const TRIES_MAX: u8 = 8;
 
-/// How long an accuser waits for a report before it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(150);
-
-/// How often a member that does not report is asked before another is asked in its place.
-const ASKS_MAX: u8 = 2;
-
-/// How much longer, for each point of our health score, no accusation begins after one that came to nothing.
-const HOLD_BACK: Duration = Duration::from_millis(500);
-
-/// How long a case is open.
-const CASE_OPEN: Duration = Duration::from_millis(1_500);
-
-/// Probes that a witness makes in one case, at most.
-const HELP_PROBES_MAX: u8 = 24;
-
-/// How many probes it takes at least to find that a member is gone, and how long that may take: of a member behind
-/// 80 % loss, which answers one probe of 25, one in twenty such cases has no answer by chance, and whoever was heard of
-/// late is not gone in any case. Not a weight of the evidence: on lossy links no number of probes would have it.
-const FINAL_PROBES: u32 = 74;
-const FINAL_OPEN: Duration = Duration::from_secs(4);
-
-/// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
-const BACK_OFF_MAX: u32 = 8;
-
 /// How long the first answer of a link may take while no link is known at all.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Members that we do not know, or otherwise, about whom we are asked at once: whoever asks could make us probe any
-/// address.
-const STRANGERS_MAX: usize = 8;
-
-/// How long a witness remembers what it saw for being asked again.
-const HELP_KEPT: Duration = Duration::from_secs(3);
-
-/// Probes of a trial, how long after each other, and the share of the usual answers that ends the accusation.
-const TRIAL_PROBES: u8 = 16;
-const TRIAL_EVERY: Duration = Duration::from_millis(150);
-const TRIAL_SHARE: f64 = 0.8;
 
 /// Members that cannot be reached which are probed in one round.
 const ABSENT_PROBED: usize = 4;
@@ -150,60 +118,10 @@ pub(crate) enum Act {
     Release { peer: Peer, sent: u32, answered: u32 },
     /// Nobody answers us, or somebody does again.
     CutOff(bool),
+    /// Somebody reaches it, or nobody could say, when it was to be made sure that it is gone.
+    NotGone { id: NodeId, by: Option<NodeId> },
     /// Something for the story.
     Saw { subject: NodeId, seen: Seen },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Purpose {
-    Attempt,
-    Case,
-    Accused(NodeId, u32),
-    Accuser(NodeId, u32),
-    Trial,
-}
-
-#[derive(Debug)]
-struct Ping {
-    number: u32,
-    at: Time,
-    was_answered: bool,
-}
-
-/// Probes of one member for one purpose.
-#[derive(Debug)]
-struct Salvo {
-    peer: Peer,
-    pings: Vec<Ping>,
-    /// When the next probe is due, or the last is judged.
-    next: Time,
-}
-
-impl Salvo {
-    const fn new(peer: Peer, now: Time) -> Self {
-        Self { peer, pings: Vec::new(), next: now }
-    }
-
-    /// Probes that were answered, or have waited for long enough.
-    fn tally(&self, now: Time, timeout: Duration) -> Tally {
-        let judged = self.pings.iter().filter(|ping| ping.was_answered || now.since(ping.at) >= timeout);
-        Tally {
-            sent: judged.count() as u32,
-            answered: self.pings.iter().filter(|ping| ping.was_answered).count() as u32,
-        }
-    }
-
-    /// What was not answered does not count: it was we who stood still.
-    fn void(&mut self, now: Time) {
-        self.pings.retain(|ping| ping.was_answered);
-        self.next = now;
-    }
-
-    fn answer(&mut self, number: u32) {
-        if let Some(ping) = self.pings.iter_mut().find(|ping| ping.number == number) {
-            ping.was_answered = true;
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -212,43 +130,12 @@ struct Attempt {
     tries: u8,
 }
 
-#[derive(Default, Debug)]
-struct Asked {
-    times: u8,
-    last: Time,
-    testimony: Option<Testimony>,
-}
-
-#[derive(Debug)]
-struct Case {
-    number: u32,
-    salvo: Salvo,
-    witnesses: BTreeMap<NodeId, Asked>,
-    opened: Time,
-    until: Time,
-    /// Something was learned: whether that is enough is for the next wake to say, when all that has come is read.
-    is_news: bool,
-    /// Whether it is to make sure that the accused is gone.
-    is_final: bool,
-}
-
-#[derive(Debug)]
-struct Help {
-    accused: Salvo,
-    accuser: Salvo,
-    wanted: u8,
-    /// How long the accuser would wait for an answer.
-    wait: Duration,
-    /// Whether we know the accused.
-    is_known: bool,
-    asked: Time,
-    is_reported: bool,
-}
-
 /// Watches over the others.
 #[derive(Debug)]
 pub(crate) struct Detector {
     watch: Watch,
+    /// Our own zone; may be empty.
+    zone: Arc<str>,
     round_at: Time,
     hurried: Option<Time>,
     heard: Time,
@@ -268,8 +155,8 @@ pub(crate) struct Detector {
     usual: Option<Rtt>,
     /// When we last stood still: answers to probes from before tell nothing of their link.
     stalled: Time,
-    /// Whom others reach and we do not: how often that was found, and until when we ask no more.
-    backed_off: BTreeMap<NodeId, (u32, Time)>,
+    /// Whom others reach and we do not.
+    backed_off: BTreeMap<NodeId, BackedOff>,
     /// The roster's turn at which all links were to present members; `None` once there is a further one.
     links_tidied: Option<u64>,
     answers: Answers,
@@ -287,11 +174,13 @@ pub(crate) struct Detector {
 }
 
 impl Detector {
-    pub(crate) fn new(watch: Watch, now: Time, rng: &mut Xoshiro256PlusPlus) -> Self {
+    /// Watches over the others from a zone, which may be empty.
+    pub(crate) fn new(watch: Watch, zone: Arc<str>, now: Time, rng: &mut Xoshiro256PlusPlus) -> Self {
         // Members that start together must not probe together.
         let round_at = now + watch.observe_every.mul_f64(rng.random_range(0.0..1.0));
         Self {
             watch,
+            zone,
             round_at,
             hurried: None,
             heard: now,
@@ -359,6 +248,11 @@ impl Detector {
     /// The round-trip times to all members that were probed.
     pub(crate) fn rtts(&self) -> impl Iterator<Item = Rtt> {
         self.links.values().copied()
+    }
+
+    /// The round-trip time over all links; `None` before the first answer.
+    pub(crate) const fn usual_rtt(&self) -> Option<Rtt> {
+        self.usual
     }
 
     /// Probes awaited, cases, and cases of others that we witness, under way.
@@ -510,7 +404,7 @@ impl Detector {
     fn timeout(&self, id: NodeId) -> Duration {
         let least = self.watch.answer_within;
         // Of a link that nobody knows, somewhat more than what is usual is thought to be right.
-        let unknown = || self.usual.map_or(FIRST_TIMEOUT.max(least), |rtt| rtt.timeout(least) * 3 / 2);
+        let unknown = || course::unknown(self.usual, least);
         let timeout = self.links.get(&id).map_or_else(unknown, |rtt| rtt.timeout(least));
         self.health.stretch(timeout)
     }
@@ -586,237 +480,6 @@ impl Detector {
         }
     }
 
-    /// Makes sure that a member that was unreachable for long is gone.
-    pub(crate) fn confirm_gone(&mut self, now: Time, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let is_backed_off = self.backed_off.get(&id).is_some_and(|(_, until)| now < *until);
-        if let Some(entry) = roster.get(id).filter(|_| !self.cases.contains_key(&id) && !is_backed_off) {
-            // If it is not gone now, that is not asked again and again until chance has it so.
-            self.backed_off.insert(id, (0, now + self.watch.evict_after));
-            self.attempts.remove(&id);
-            self.accuse(now, Salvo::new(entry.peer, now), true, roster, rng);
-        }
-    }
-
-    fn accuse(&mut self, now: Time, salvo: Salvo, is_final: bool, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let is_backed_off = self.backed_off.get(&salvo.peer.id).is_some_and(|(_, until)| now < *until);
-        if !is_final && (now < self.accuse_from || is_backed_off) {
-            self.counts.accusations_withheld += 1;
-            return;
-        }
-        if self.cases.len() >= CASES_MAX {
-            self.counts.accusations_limited += 1;
-            return;
-        }
-        self.counts.accusations += 1;
-        self.numbers = self.numbers.wrapping_add(1);
-        let id = salvo.peer.id;
-        let until = now + self.health.stretch(if is_final { FINAL_OPEN } else { CASE_OPEN });
-        let salvo = Salvo { next: now, ..salvo };
-        let case = Case {
-            number: self.numbers,
-            salvo,
-            witnesses: BTreeMap::new(),
-            opened: now,
-            until,
-            is_news: false,
-            is_final,
-        };
-        self.cases.insert(id, case);
-        self.ask_more(now, id, self.watch.witnesses, roster, rng);
-        let witnesses = self.cases[&id].witnesses.len();
-        self.saw(id, Seen::Asked { witnesses, is_final });
-    }
-
-    /// Asks up to `count` members that were not asked yet.
-    fn ask_more(&mut self, now: Time, id: NodeId, count: usize, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let reachable = roster.reachable_len();
-        let Some(case) = self.cases.get_mut(&id) else { return };
-        let mut fresh = Vec::new();
-        let room = WITNESSES_MAX.saturating_sub(case.witnesses.len());
-        let start = if reachable > 0 { rng.random_range(0..reachable) } else { 0 };
-        // From a random place on in strides, so that neighbours on the ring, which may be gone together, are not asked
-        // together; every place comes once.
-        let stride = (reachable / (count + 1)).max(1);
-        for step in 0..reachable.min(4 * WITNESSES_MAX) {
-            if fresh.len() >= count.min(room) {
-                break;
-            }
-            let index = (start + step * stride + step * stride / reachable) % reachable;
-            let Some(other) = roster.nth(index) else { break };
-            let is_fit = other != id && !self.suspects.contains(&other) && !case.witnesses.contains_key(&other);
-            if is_fit && !fresh.contains(&other) {
-                fresh.push(other);
-            }
-        }
-        for other in fresh {
-            self.cases.get_mut(&id).expect("just looked at").witnesses.insert(other, Asked::default());
-            self.ask(now, id, other, roster);
-        }
-    }
-
-    fn ask(&mut self, now: Time, id: NodeId, other: NodeId, roster: &Roster) {
-        let Some(to) = roster.get(other).map(|entry| entry.peer) else { return };
-        let wait_ms = u16::try_from(self.timeout(id).as_millis()).unwrap_or(u16::MAX);
-        let Some(case) = self.cases.get_mut(&id) else { return };
-        let own = case.salvo.pings.len() as u32;
-        let probes = case::probes_wanted(self.answers.ratio(), own, self.watch.witnesses);
-        let Some(asked) = case.witnesses.get_mut(&other) else { return };
-        asked.times = asked.times.saturating_add(1);
-        asked.last = now;
-        let probe = Probe::Ask { case: case.number, accused: case.salvo.peer, probes, wait_ms };
-        self.acts.push(Act::Say { to, probe });
-    }
-
-    fn step_cases(&mut self, now: Time, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let due: Vec<_> = self
-            .cases
-            .iter()
-            .filter(|(_, case)| case.salvo.next <= now || case.until <= now || case.is_news)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            let is_known = roster
-                .get(id)
-                .is_some_and(|entry| entry.state.is_present() && entry.peer == self.cases[&id].salvo.peer);
-            if !is_known {
-                self.cases.remove(&id);
-                continue;
-            }
-            if now >= self.cases[&id].until {
-                self.close_undecided(now, id, roster);
-                continue;
-            }
-            if self.cases[&id].salvo.next <= now {
-                self.step_case(now, id, roster, rng);
-            }
-            self.judge(now, id, roster);
-        }
-    }
-
-    fn step_case(&mut self, now: Time, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
-        let timeout = self.timeout(id);
-        let again = self.health.stretch(ASK_AGAIN).max(timeout * 3 / 2);
-        let case = &self.cases[&id];
-        let peer = case.salvo.peer;
-        let late: Vec<_> =
-            case.witnesses.iter().filter(|(_, asked)| now.since(asked.last) >= again).map(|(id, _)| *id).collect();
-        let mut lost = 0;
-        for other in late {
-            let asked = &self.cases[&id].witnesses[&other];
-            if asked.testimony.is_none() && asked.times == ASKS_MAX {
-                lost += 1;
-            }
-            self.ask(now, id, other, roster);
-        }
-        self.ask_more(now, id, lost, roster, rng);
-        let ping = self.ping(now, peer, Purpose::Case);
-        let case = self.cases.get_mut(&id).expect("just looked at");
-        case.salvo.pings.push(ping);
-        case.salvo.next = now + timeout;
-    }
-
-    /// How many members there are to ask about this one.
-    fn others(id: NodeId, roster: &Roster) -> usize {
-        let is_counted =
-            roster.get(id).is_some_and(|entry| entry.state.is_present() && entry.state != MemberState::Unreachable);
-        roster.reachable_len() - usize::from(is_counted)
-    }
-
-    fn judge(&mut self, now: Time, id: NodeId, roster: &Roster) {
-        let quorum = QUORUM.min(Self::others(id, roster));
-        let timeout = self.timeout(id);
-        let Some(case) = self.cases.get_mut(&id) else { return };
-        case.is_news = false;
-        let ruling = Self::ruling(case, now, timeout, self.answers, quorum);
-        self.follow(now, id, ruling);
-    }
-
-    fn ruling(case: &Case, now: Time, timeout: Duration, answers: Answers, quorum: usize) -> Ruling {
-        let testimonies = case
-            .witnesses
-            .iter()
-            .filter_map(|(other, asked)| asked.testimony.map(|testimony| (*other, testimony)))
-            .collect();
-        case::rule(
-            case.salvo.tally(now, timeout),
-            answers.ratio(),
-            &testimonies,
-            quorum,
-            if case.is_final { FINAL_PROBES } else { 0 },
-        )
-    }
-
-    fn follow(&mut self, now: Time, id: NodeId, ruling: Ruling) {
-        match ruling {
-            Ruling::Open => {}
-            Ruling::Cleared { by } => {
-                let Some(case) = self.cases.remove(&id) else { return };
-                self.counts.accusations_cleared += 1;
-                self.hold_back(now);
-                let (times, until) = self.backed_off.entry(id).or_insert((0, now));
-                *until = now + Duration::from_secs(1) * (1 << (*times).min(3)).min(BACK_OFF_MAX);
-                *times += 1;
-                if !case.salvo.pings.iter().any(|ping| ping.was_answered) {
-                    // Others reach it and we do not: it may be we.
-                    self.health.worse(1);
-                }
-                self.saw(id, Seen::Cleared { by });
-            }
-            Ruling::Convicted { witnesses, is_lossy } => {
-                let Some(case) = self.cases.remove(&id) else { return };
-                let finding = match (case.is_final, is_lossy) {
-                    (true, true) => return,
-                    (true, false) => Finding::Down,
-                    (false, true) => Finding::Lossy,
-                    (false, false) => Finding::Silent,
-                };
-                self.counts.convictions += 1;
-                self.suspects.remove(&id);
-                self.saw(id, Seen::Convicted { finding, witnesses });
-                self.acts.push(Act::Convict { peer: case.salvo.peer, finding, witnesses });
-            }
-        }
-    }
-
-    /// An accusation of ours came to nothing: who is unwell itself accuses less often.
-    fn hold_back(&mut self, now: Time) {
-        self.accuse_from = now + HOLD_BACK * u32::from(self.health.score());
-    }
-
-    /// The time is over: what can be said with the witnesses that there are?
-    fn close_undecided(&mut self, now: Time, id: NodeId, roster: &Roster) {
-        let timeout = self.timeout(id);
-        let others = Self::others(id, roster);
-        let case = &self.cases[&id];
-        let heard = case.witnesses.values().filter(|asked| asked.testimony.is_some()).count();
-        let opened = case.opened;
-        // Where all others were asked, those that did not answer are not reachable themselves; nor are those that we
-        // cannot reach, whom nobody asks.
-        let lost = self.suspects.iter().filter(|other| **other != id && roster.is_reachable(**other)).count();
-        let is_all = case.witnesses.len() + lost >= others;
-        if others == 0 || (heard > 0 && heard < QUORUM && is_all) {
-            let ruling = Self::ruling(case, now, timeout, self.answers, heard);
-            if matches!(ruling, Ruling::Convicted { .. }) {
-                self.follow(now, id, ruling);
-                return;
-            }
-        }
-        self.cases.remove(&id);
-        self.counts.accusations_undecided += 1;
-        self.health.worse(1);
-        self.hold_back(now);
-        self.saw(id, Seen::Undecided { witnesses: heard });
-        if heard == 0 && others > 0 && self.heard < opened && !self.is_cut_off {
-            self.is_cut_off = true;
-            self.counts.cut_off += 1;
-            // The view stays as it was before we lost everybody.
-            for id in std::mem::take(&mut self.suspects) {
-                self.acts.push(Act::Clear(id));
-            }
-            self.acts.push(Act::CutOff(true));
-        }
-    }
-
     /// A member was heard: we are not cut off.
     pub(crate) fn hear(&mut self, now: Time) {
         self.heard = now;
@@ -824,6 +487,20 @@ impl Detector {
             self.is_cut_off = false;
             self.acts.push(Act::CutOff(false));
         }
+    }
+
+    /// A member answered our Hello: its link is known before the first probe of it. So whoever has just joined need not
+    /// wait for each first answer as on a link of which nothing is known.
+    pub(crate) fn meet(&mut self, now: Time, id: NodeId, rtt: Duration) {
+        // The answer of one that is only starting tells nothing of its link; nor does one from before a stall of ours.
+        if rtt > FIRST_TIMEOUT || now.since(self.stalled) < rtt {
+            return;
+        }
+        self.links.entry(id).or_insert_with(|| {
+            self.links_tidied = None;
+            Rtt::first(rtt)
+        });
+        self.usual.get_or_insert(Rtt::first(rtt));
     }
 
     /// We had to refute an accusation: others get our answers late, if at all.
@@ -859,7 +536,7 @@ impl Detector {
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);
-        if self.backed_off.get(&to).is_some_and(|(times, _)| *times > 0) {
+        if self.backed_off.get(&to).is_some_and(|back_off| back_off.times > 0) {
             self.backed_off.remove(&to);
         }
         let is_late = sample > self.timeout(to);
@@ -931,140 +608,6 @@ impl Detector {
         // when it is over.
         let peer = entry.peer;
         self.trials.entry(id).or_insert_with(|| Salvo::new(peer, now + TRIAL_EVERY));
-    }
-
-    fn on_ask(
-        &mut self,
-        now: Time,
-        from: Peer,
-        (number, accused): (u32, Peer),
-        (probes, wait): (u8, Duration),
-        is_known: bool,
-    ) {
-        self.counts.asks_received += 1;
-        let at = (from.id, number);
-        if let Some(help) = self.helps.get_mut(&at) {
-            help.asked = now;
-            if help.is_reported {
-                help.wanted = help.wanted.saturating_add(probes.clamp(1, 6)).min(HELP_PROBES_MAX);
-                let goes_on = help.accused.pings.len() < usize::from(help.wanted);
-                help.is_reported = !goes_on;
-                help.accused.next = now;
-                // What we have seen so far may have been lost on its way.
-                self.report(now, at);
-            }
-            return;
-        }
-        if self.helps.len() >= HELPS_MAX {
-            self.helps.retain(|_, help| now.since(help.asked) <= HELP_KEPT);
-        }
-        let strangers = self.helps.values().filter(|help| !help.is_known).count();
-        if self.helps.len() >= HELPS_MAX || (!is_known && strangers >= STRANGERS_MAX) {
-            self.counts.asks_limited += 1;
-            return;
-        }
-        let help = Help {
-            accused: Salvo::new(accused, now),
-            accuser: Salvo::new(from, now),
-            wanted: probes.clamp(1, 6),
-            wait,
-            is_known,
-            asked: now,
-            is_reported: false,
-        };
-        self.helps.insert(at, help);
-        self.step_help(now, at);
-    }
-
-    fn step_helps(&mut self, now: Time) {
-        let due: Vec<_> = self
-            .helps
-            .iter()
-            .filter(|(_, help)| !help.is_reported && help.accused.next <= now)
-            .map(|(at, _)| *at)
-            .collect();
-        for at in due {
-            self.step_help(now, at);
-        }
-    }
-
-    fn step_help(&mut self, now: Time, at: (NodeId, u32)) {
-        let help = &self.helps[&at];
-        let (accused, accuser) = (help.accused.peer, help.accuser.peer);
-        let made = help.accused.pings.len();
-        let timeout = self.timeout(accused.id).max(help.wait);
-        if made >= usize::from(help.wanted) {
-            let last = help.accused.pings.iter().filter(|ping| !ping.was_answered).map(|ping| ping.at + timeout).max();
-            let help = self.helps.get_mut(&at).expect("just looked at");
-            if let Some(last) = last.filter(|last| *last > now) {
-                help.accused.next = last;
-                return;
-            }
-            help.is_reported = true;
-            self.report(now, at);
-            return;
-        }
-        let to_accused = self.ping(now, accused, Purpose::Accused(at.0, at.1));
-        let to_accuser = self.ping(now, accuser, Purpose::Accuser(at.0, at.1));
-        let help = self.helps.get_mut(&at).expect("just looked at");
-        help.accused.pings.push(to_accused);
-        help.accuser.pings.push(to_accuser);
-        // The accuser waits: the next does not wait for this one to be judged.
-        help.accused.next = now + timeout / 3;
-    }
-
-    fn report(&mut self, now: Time, at: (NodeId, u32)) {
-        let help = &self.helps[&at];
-        let clip = |tally: Tally| (tally.sent.min(255) as u8, tally.answered.min(255) as u8);
-        let accused = clip(help.accused.tally(now, self.timeout(help.accused.peer.id).max(help.wait)));
-        let accuser = clip(help.accuser.tally(now, self.timeout(at.0)));
-        let to = help.accuser.peer;
-        self.acts.push(Act::Say { to, probe: Probe::Report { case: at.1, accused, accuser } });
-    }
-
-    fn on_report(&mut self, now: Time, from: NodeId, number: u32, testimony: Testimony) {
-        self.counts.reports_received += 1;
-        let Some((&id, case)) = self.cases.iter_mut().find(|(_, case)| case.number == number) else { return };
-        let Some(asked) = case.witnesses.get_mut(&from) else { return };
-        // Reports may overtake each other; what was seen only grows.
-        if asked.testimony.is_some_and(|known| known.accused.sent > testimony.accused.sent) {
-            return;
-        }
-        asked.testimony = Some(testimony);
-        case.is_news = true;
-        self.news = now;
-        self.saw(
-            id,
-            Seen::Testified {
-                by: from,
-                sent: testimony.accused.sent,
-                answered: testimony.accused.answered,
-                control_sent: testimony.accuser.sent,
-                control_answered: testimony.accuser.answered,
-            },
-        );
-    }
-
-    fn step_trials(&mut self, now: Time) {
-        let due: Vec<_> = self.trials.iter().filter(|(_, salvo)| salvo.next <= now).map(|(id, _)| *id).collect();
-        for id in due {
-            let salvo = &self.trials[&id];
-            let peer = salvo.peer;
-            if salvo.pings.len() < usize::from(TRIAL_PROBES) {
-                let ping = self.ping(now, peer, Purpose::Trial);
-                let salvo = self.trials.get_mut(&id).expect("just looked at");
-                salvo.pings.push(ping);
-                salvo.next = now + TRIAL_EVERY;
-                continue;
-            }
-            let timeout = self.timeout(id);
-            let salvo = self.trials.remove(&id).expect("just looked at");
-            let Tally { sent, answered } = salvo.tally(now, timeout);
-            if f64::from(answered) >= TRIAL_SHARE * self.answers.ratio() * f64::from(sent) {
-                self.counts.releases += 1;
-                self.acts.push(Act::Release { peer, sent, answered });
-            }
-        }
     }
 
     /// We are alone: the next round comes at its own time once somebody is there.

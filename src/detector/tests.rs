@@ -1,9 +1,10 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 
 use super::*;
-use crate::peer::Generation;
+use crate::peer::{Evidence, Generation, Member};
 use crate::verdict::Verdict;
 
 fn peer(id: u64) -> Peer {
@@ -26,10 +27,26 @@ impl Bench {
         for id in 1..=others {
             roster.put(peer(id), MemberState::Reachable, Time::ZERO);
         }
-        let mut detector = Detector::new(Watch::default(), Time::ZERO, &mut rng);
+        let mut detector = Detector::new(Watch::default(), Arc::from("b"), Time::ZERO, &mut rng);
         // Links are known to be fast.
         detector.usual = Some(Rtt::first(Duration::from_millis(1)));
         Self { detector, roster, rng, now: Time::ZERO }
+    }
+
+    /// Tells who stands in which zone.
+    fn zone(&mut self, ids: impl IntoIterator<Item = u64>, zone: &str) {
+        for id in ids {
+            let member = Member {
+                peer: peer(id),
+                name: format!("n{id}").into(),
+                zone: zone.into(),
+                state: MemberState::Reachable,
+                evidence: Evidence::default(),
+                software: "".into(),
+                wire: (0, 0),
+            };
+            self.roster.show(NodeId(id), Arc::new(member));
+        }
     }
 
     fn receive(&mut self, from: u64, probe: Probe) {
@@ -199,4 +216,79 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
     bench.receive(1, Probe::Report { case: 9, accused: (255, 255), accuser: (0, 255) });
     assert!(!bench.detector.has_acts());
     assert_eq!(bench.detector.counts.probes_answered, 0);
+}
+
+#[test]
+fn a_member_of_the_zone_of_the_accused_is_asked_and_one_of_ours() {
+    // Three zones, of which two are of a few members only: by chance one of each would be asked seldom.
+    for seed in 0..20 {
+        let mut bench = Bench::new(200);
+        bench.rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        bench.zone(1..=200, "far");
+        let accused = bench.roster.successors().next().expect("there are others").0;
+        let others: Vec<u64> = (1..=200).filter(|id| *id != accused.0).collect();
+        bench.zone([accused.0, others[7], others[90]], "a");
+        bench.zone([others[8], others[91]], "b");
+        let acts = bench.run(after(1_500), |id| id != accused, |_, _| None);
+        let asked: Vec<u64> = acts
+            .iter()
+            .filter_map(|act| match act {
+                Act::Say { to, probe: Probe::Ask { .. } } => Some(to.id.0),
+                _ => None,
+            })
+            .collect();
+        let first = &asked[..bench.detector.watch.witnesses];
+        for pair in [[others[7], others[90]], [others[8], others[91]]] {
+            assert!(pair.iter().any(|id| first.contains(id)), "seed {seed}: none of {pair:?} among {first:?}");
+        }
+        let different: std::collections::BTreeSet<_> = first.iter().collect();
+        assert_eq!(different.len(), first.len(), "nobody twice");
+    }
+}
+
+fn asked(acts: &[Act]) -> Vec<u64> {
+    acts.iter()
+        .filter_map(|act| match act {
+            Act::Say { to, probe: Probe::Ask { .. } } => Some(to.id.0),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn about_a_link_that_stays_cut_the_one_that_knows_is_asked_and_nobody_else() {
+    let mut bench = Bench::new(20);
+    let cut = bench.roster.successors().next().expect("there are others").0;
+    let acts = bench.run(after(3_000), |id| id != cut, |_, _| Some((6, 6)));
+    let first = asked(&acts);
+    assert!(first.len() >= bench.detector.watch.witnesses, "the first time all are: {first:?}");
+    let acts = bench.run(after(120_000), |id| id != cut, |_, _| Some((6, 6)));
+    let again = asked(&acts);
+    assert!((5..=20).contains(&again.len()) && again.iter().all(|id| *id == again[0]), "{again:?}");
+    assert!(acts.iter().all(|act| !matches!(act, Act::Convict { .. })));
+}
+
+#[test]
+fn a_member_that_dies_behind_a_cut_link_is_convicted_all_the_same() {
+    let mut bench = Bench::new(20);
+    let cut = bench.roster.successors().next().expect("there are others").0;
+    bench.run(after(5_000), |id| id != cut, |_, _| Some((6, 6)));
+    let acts = bench.run(after(20_000), |id| id != cut, |_, _| Some((6, 0)));
+    assert_eq!(convicted(&acts), [(cut, Finding::Silent)]);
+}
+
+#[test]
+fn a_link_that_is_known_from_the_hello_is_not_waited_for_like_a_strange_one() {
+    let mut bench = Bench::new(20);
+    bench.detector.usual = None;
+    let id = NodeId(3);
+    assert_eq!(bench.detector.timeout(id), FIRST_TIMEOUT);
+    bench.now = after(1_000);
+    bench.detector.meet(bench.now, id, Duration::from_millis(900));
+    assert_eq!(bench.detector.timeout(id), FIRST_TIMEOUT, "that was no round trip");
+    bench.detector.meet(bench.now, id, Duration::from_millis(2));
+    let least = bench.detector.watch.answer_within;
+    assert_eq!((bench.detector.timeout(id), bench.detector.timeout(NodeId(4))), (least, least * 3 / 2));
+    bench.detector.meet(bench.now, id, Duration::from_millis(200));
+    assert_eq!(bench.detector.timeout(id), least, "probes know better");
 }

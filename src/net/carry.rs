@@ -62,6 +62,8 @@ pub(crate) struct Carrier {
     /// Questions of others that the node has not answered yet, by token.
     asked: BTreeMap<u64, oneshot::Sender<Option<Bytes>>>,
     next_token: u64,
+    /// Who waits for a member to be forgotten.
+    forgets: BTreeMap<NodeId, Vec<oneshot::Sender<Result<(), InputError>>>>,
     stop: Option<StopReason>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
@@ -94,6 +96,7 @@ impl Carrier {
             requests_open: 0,
             asked: BTreeMap::new(),
             next_token: 0,
+            forgets: BTreeMap::new(),
             stop: None,
             members_changed: false,
             ring_changed: None,
@@ -360,12 +363,18 @@ impl Carrier {
                     self.link.note_refusal(warning);
                     tracing::warn!(target: NODE_LOG, "{warning}");
                 }
-                Event::PartitionSuspected { lost, kept } => {
-                    tracing::warn!(target: NODE_LOG, lost, kept, "a split is suspected: {lost} members are unreachable");
+                Event::PartitionSuspected(split) => {
+                    tracing::warn!(target: NODE_LOG, lost = split.lost, kept = split.kept, "a split is suspected: {split}");
                 }
                 Event::PartitionOver => tracing::info!(target: NODE_LOG, "no split is suspected any more"),
                 Event::CutOff(true) => {
                     tracing::warn!(target: NODE_LOG, "nobody answers: this member is cut off, and accuses nobody");
+                }
+                Event::Forgetting { id, result } => {
+                    for done in self.forgets.remove(id).into_iter().flatten() {
+                        // Fails only when who asked has gone.
+                        let _ = done.send(result.clone().map_err(InputError::NotForgotten));
+                    }
                 }
                 Event::CutOff(false) => tracing::info!(target: NODE_LOG, "members answer again"),
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
@@ -421,6 +430,20 @@ impl Carrier {
 
     pub(crate) fn members_changed(&self) -> bool {
         self.members_changed
+    }
+
+    /// Lets a member be forgotten; `done` hears what became of it.
+    pub(crate) fn forget(&mut self, id: NodeId, done: oneshot::Sender<Result<(), InputError>>) {
+        // First, because the outcome may come at once.
+        let waiting = self.forgets.entry(id).or_default();
+        waiting.retain(|done| !done.is_closed());
+        waiting.push(done);
+        if let Err(error) = self.hand(Input::Forget(id)) {
+            for done in self.forgets.remove(&id).into_iter().flatten() {
+                // Fails only when who asked has gone.
+                let _ = done.send(Err(error.clone()));
+            }
+        }
     }
 
     pub(crate) fn explain(&self, now: Time, id: NodeId) -> Option<Explanation> {

@@ -130,6 +130,8 @@ pub(crate) enum Command {
     Stats(oneshot::Sender<Stats>),
     /// Tell how it came that a member is believed to be in its state.
     Explain(NodeId, oneshot::Sender<Option<Explanation>>),
+    /// Forget a member that cannot be reached.
+    Forget(NodeId, oneshot::Sender<Result<(), InputError>>),
     /// Tell when a time has passed: the program's own runtime may have no timers.
     After(Duration, oneshot::Sender<()>),
     /// Die of a bug.
@@ -578,6 +580,7 @@ impl Driver {
             Command::Explain(id, done) => {
                 let _ = done.send(self.carrier.explain(self.link.clock.now(), id));
             }
+            Command::Forget(id, done) => self.carrier.forget(id, done),
             Command::After(span, done) => {
                 tokio::spawn(async move {
                     tokio::time::sleep(span).await;

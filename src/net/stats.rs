@@ -66,6 +66,17 @@ pub struct Health {
     pub rtt_us_p50: u64,
     /// Their 99th percentile.
     pub rtt_us_p99: u64,
+    /// What the settings promise, with the members and links as they are now: half of all crashes are known to
+    /// everybody after this time, in milliseconds.
+    pub promised_detect_ms_p50: u64,
+    /// 99 of 100 are.
+    pub promised_detect_ms_p99: u64,
+    /// All are, but for what loss costs.
+    pub promised_detect_ms_worst: u64,
+    /// Datagrams that a member sends in a minute while nothing happens.
+    pub promised_idle_packets_per_min: u64,
+    /// Their bytes, in a second.
+    pub promised_idle_bytes_per_s: u64,
 }
 
 impl Health {
@@ -76,6 +87,8 @@ impl Health {
             let index = (rtts.len() as f64 * share).ceil() as usize;
             rtts.get(index.saturating_sub(1)).copied().unwrap_or_default()
         };
+        let promise = node.promise();
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self {
             score: node.health().into(),
             answered_permille: (node.answer_ratio() * 1_000.0).round() as u64,
@@ -83,6 +96,11 @@ impl Health {
             partition_suspected: node.partition_since().is_some().into(),
             rtt_us_p50: at(0.5),
             rtt_us_p99: at(0.99),
+            promised_detect_ms_p50: ms(promise.detect_p50),
+            promised_detect_ms_p99: ms(promise.detect_p99),
+            promised_detect_ms_worst: ms(promise.detect_worst),
+            promised_idle_packets_per_min: (promise.packets_per_s * 60.0).round() as u64,
+            promised_idle_bytes_per_s: promise.bytes_per_s.round() as u64,
         }
     }
 }
@@ -191,7 +209,7 @@ impl Stats {
         [("recording_inputs", inputs), ("recording_bytes", bytes), ("recording_ended_early", ended_early)]
     }
 
-    fn of_driver_and_view(&self) -> [(&'static str, u64); 15] {
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 20] {
         let (driver, view) = (&self.driver, &self.view);
         [
             ("health_score", self.health.score),
@@ -200,6 +218,11 @@ impl Stats {
             ("is_partition_suspected", self.health.partition_suspected),
             ("rtt_us_p50", self.health.rtt_us_p50),
             ("rtt_us_p99", self.health.rtt_us_p99),
+            ("promised_detect_ms_p50", self.health.promised_detect_ms_p50),
+            ("promised_detect_ms_p99", self.health.promised_detect_ms_p99),
+            ("promised_detect_ms_worst", self.health.promised_detect_ms_worst),
+            ("promised_idle_packets_per_min", self.health.promised_idle_packets_per_min),
+            ("promised_idle_bytes_per_s", self.health.promised_idle_bytes_per_s),
             ("driver_turns", driver.turns),
             ("driver_stalls", driver.stalls),
             ("driver_stall_longest_ms", driver.stall_longest_ms),

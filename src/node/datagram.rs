@@ -7,6 +7,7 @@ use std::rc::Rc;
 use rand::RngExt;
 
 use super::Node;
+use crate::contact::Answered;
 use crate::effect::{Datagram, InputError, KeyProblem, Outbox, Warning};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Key, Owner};
@@ -257,10 +258,10 @@ impl Node {
         out: &mut Outbox,
     ) -> Result<(), InputError> {
         let hello = self.read_hello(body)?;
-        if !self.contacts.answered(from, hello.cookie) {
+        let Some(Answered { rtt }) = self.contacts.answered(from, hello.cookie, now) else {
             self.counters.hellos_unasked += 1;
             return Err(InputError::NotAccepted("an answer that was not asked for"));
-        }
+        };
         self.counters.hellos_answered += 1;
         if header.is_from(&self.peer()) {
             self.contacts.is_own(from);
@@ -273,6 +274,9 @@ impl Node {
         }
         self.tell_of_later_start(now, from, &peer, out);
         self.meet(now, peer, from, out);
+        if let Some(rtt) = rtt.filter(|_| peer.addr == from && self.is_present(&peer)) {
+            self.detector.meet(now, peer.id, rtt);
+        }
         Ok(())
     }
 

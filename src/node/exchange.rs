@@ -579,7 +579,7 @@ impl Node {
             };
             let generation = peer.generation;
             let verdict = Verdict { subject: peer.id, generation, turn, finding, by, witnesses };
-            if finding == Finding::Down {
+            if finding.ends_life() {
                 // Who is down there need not come in here.
                 if self.roster.get(peer.id).is_some() && verdict.is_sound() {
                     self.take_verdict(now, &verdict, None, from, out);
@@ -589,7 +589,11 @@ impl Node {
             let is_gone =
                 |entry: &crate::roster::Entry| entry.state == MemberState::Down && entry.peer.generation == generation;
             if self.roster.is_buried(peer.id, generation) || self.roster.get(peer.id).is_some_and(is_gone) {
-                buried.push(Verdict { turn: turn | 1, finding: Finding::Down, by: self.config.id, ..verdict });
+                // An operator's word is passed on as such; it counts where a split would hold everybody.
+                let standing = self.roster.get(peer.id).map(|entry| entry.standing);
+                let forgotten = standing.filter(|standing| standing.finding == Finding::Forgotten);
+                let down = Verdict { turn: turn | 1, finding: Finding::Down, by: self.config.id, ..verdict };
+                buried.push(forgotten.map_or(down, |standing| standing.verdict(peer.id, generation)));
             }
             self.introduce(now, peer, false, out);
             if turn > 0 && verdict.is_sound() {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::tests::{Nodes, addr};
-use crate::effect::Input;
+use super::Config;
+use super::tests::{Nodes, addr, config};
+use crate::effect::{Event, Input};
 use crate::peer::{MemberState, NodeId, Peer};
 use crate::verdict::{Finding, Verdict};
 use crate::wire::{Header, Kind, Outgoing, cluster_tag};
@@ -20,6 +21,11 @@ fn tell(nodes: &mut Nodes, turn: u32, finding: Finding, witnesses: u8) {
     let bytes = datagram.finish();
     // An error is a counter, which the tests look at.
     let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
+}
+
+/// Node 2 tells everybody that node 3 is silent.
+pub(super) fn accuse(nodes: &mut Nodes, turn: u32) {
+    tell(nodes, turn, Finding::Silent, 3);
 }
 
 fn state(nodes: &Nodes, observer: u16, subject: u16) -> Option<MemberState> {
@@ -95,4 +101,29 @@ fn so_many_disputes_at_once_are_held_and_the_rest_counted() {
     let bytes = datagram.finish();
     let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
     assert_eq!(nodes.node(1).counters().disputes_limited, 4, "sixteen of twenty are looked into");
+}
+
+#[test]
+fn a_suspected_split_says_who_is_lost_and_who_is_kept() {
+    let mut nodes = Nodes::joined(1);
+    for n in 2..=8 {
+        let zone = if n > 4 { "east" } else { "west" };
+        nodes.start(Config { zone: zone.into(), ..config(n, 1, &[1]) });
+        nodes.run(Duration::from_millis(50));
+    }
+    nodes.run(Duration::from_secs(2));
+    (5..=8).for_each(|n| nodes.stop(n));
+    nodes.run(Duration::from_secs(5));
+    let splits: Vec<_> = nodes
+        .events_of(1)
+        .filter_map(|event| if let Event::PartitionSuspected(split) = event { Some(split) } else { None })
+        .collect();
+    let last = splits.last().expect("half of them are gone");
+    assert!(last.lost > splits[0].lost || splits.len() == 1, "told again only when more are lost: {splits:?}");
+    assert!(splits.len() <= 3 && last.lost >= 3 && last.lost + last.kept == 8, "{splits:?}");
+    assert_eq!((last.lost_names.len(), last.kept_names.len()), (last.lost, last.kept - 1));
+    let names: Vec<&str> = last.lost_names.iter().map(|name| &**name).collect();
+    assert!(names.iter().all(|name| ["n5", "n6", "n7", "n8"].contains(name)) && names.is_sorted(), "{names:?}");
+    assert!(last.to_string().contains("members are unreachable (n"), "{last}");
+    assert_eq!((last.zones["east"], last.zones["west"]), ((last.lost, 4 - last.lost), (0, 3)), "{last}");
 }

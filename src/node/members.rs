@@ -76,7 +76,7 @@ impl Node {
         }
     }
 
-    fn is_present(&self, peer: &Peer) -> bool {
+    pub(super) fn is_present(&self, peer: &Peer) -> bool {
         self.roster.get(peer.id).is_some_and(|entry| entry.state.is_present() && entry.peer.is_same_start(peer))
     }
 

@@ -1,10 +1,12 @@
 //! The core of one process: a state machine that is told what happens and says what it wants done.
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
-//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds).
+//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds),
+//! `forget` (what an operator gives up).
 
 mod datagram;
 pub mod exchange;
+mod forget;
 #[cfg(test)]
 mod judged;
 mod members;
@@ -40,6 +42,7 @@ use crate::verdict::Standing;
 use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 
 use exchange::Conversation;
+pub use forget::FORGETS_MAX;
 pub use verdicts::{PARTITION_HOLD, Reachability};
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
@@ -216,6 +219,10 @@ pub struct Node {
     story: Story,
     /// Since when a split is suspected.
     partition: Option<Time>,
+    /// How many were lost when that was last told.
+    split_told: usize,
+    /// Members that an operator says are gone, while that is being made sure of.
+    forgetting: BTreeSet<NodeId>,
     /// How many more verdicts may be disputed within this input.
     disputes_left: u8,
     /// Who was told our latest verdicts, and when.
@@ -294,11 +301,13 @@ impl Node {
             table: Table::new(),
             rumors: Rumors::default(),
             verdicts: Rumors::default(),
-            detector: Detector::new(config.tuning.watch.clone(), now, &mut rng),
+            detector: Detector::new(config.tuning.watch.clone(), config.zone.clone(), now, &mut rng),
             own: Standing::spotless(me.id, now),
             own_life: me.generation,
             story: Story::default(),
             partition: None,
+            split_told: 0,
+            forgetting: BTreeSet::new(),
             disputes_left: 0,
             pushed: BTreeMap::new(),
             untold: BTreeSet::new(),
@@ -364,6 +373,7 @@ impl Node {
                 Ok(())
             }
             Input::Readdress(addr) => self.readdress(now, addr, out),
+            Input::Forget(id) => self.forget(now, id, out),
             Input::Leave => self.leave(now, out),
         };
         let settled = self.settle(now, out);
@@ -558,6 +568,9 @@ impl Node {
     fn settle(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
         self.heed_swim(now, out);
         self.heed_detector(now, out);
+        if !self.forgetting.is_empty() {
+            self.look_at_forgetting(out);
+        }
         self.tell_states(now, out);
         if self.rumors.is_hot() || self.verdicts.is_hot() {
             let may_at = self.flushed + COALESCE;

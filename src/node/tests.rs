@@ -31,7 +31,7 @@ pub(super) fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], n))
 }
 
-fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
+pub(super) fn config(n: u16, epoch: u64, seeds: &[u16]) -> Config {
     Config {
         cluster: "test".into(),
         name: format!("n{n}").into(),
@@ -76,7 +76,7 @@ impl Nodes {
         nodes
     }
 
-    fn start(&mut self, config: Config) {
+    pub(super) fn start(&mut self, config: Config) {
         let at = config.addr;
         let node = pretend::run(self.newer.contains(&at), || Node::new(config, self.now));
         self.nodes.insert(at, node);
@@ -125,12 +125,12 @@ impl Nodes {
         Some((at, out))
     }
 
-    /// Lets time pass, with every wake on time.
     /// A process ends without a word.
     pub(super) fn stop(&mut self, n: u16) {
         self.nodes.remove(&addr(n));
     }
 
+    /// Lets time pass, with every wake on time.
     pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some((at, due)) =
@@ -145,7 +145,11 @@ impl Nodes {
         self.now = end;
     }
 
-    fn events_of(&self, n: u16) -> impl Iterator<Item = &Event> {
+    pub(super) fn node_mut(&mut self, n: u16) -> &mut Node {
+        self.nodes.get_mut(&addr(n)).expect("a node")
+    }
+
+    pub(super) fn events_of(&self, n: u16) -> impl Iterator<Item = &Event> {
         self.events.iter().filter(move |(at, _)| *at == addr(n)).map(|(_, event)| event)
     }
 

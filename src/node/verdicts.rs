@@ -2,14 +2,17 @@
 //! after a long while taken to be gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 
 use super::Node;
+use super::forget::HEARD_WITHIN;
 use crate::detector::{Act, Rtt};
-use crate::effect::{Event, Outbox};
+use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
 use crate::peer::{Generation, MemberState, NodeId, Peer};
+use crate::promise::{Conditions, Promise};
 use crate::story::{Line, Seen};
 use crate::swim::undead_notice;
 use crate::time::Time;
@@ -101,6 +104,12 @@ impl Node {
         self.detector.rtts()
     }
 
+    /// What the settings promise, with the members, links and loss as they are now.
+    pub fn promise(&self) -> Promise {
+        let (members, rtt) = (self.roster.present_len() + 1, self.detector.usual_rtt());
+        Promise::of(&self.config.tuning, &Conditions { members, rtt, answered: self.answer_ratio() })
+    }
+
     /// How it came that a member is believed to be in its state, in order, as far as it is remembered: at most the last
     /// [`STORY_MAX`](crate::story::STORY_MAX) lines of all members.
     pub fn explain(&self, id: NodeId) -> impl Iterator<Item = &Line> {
@@ -137,6 +146,7 @@ impl Node {
                 out.events.push(Event::CutOff(is_cut_off));
                 self.look_for_split(now, out);
             }
+            Act::NotGone { id, by } => self.not_gone(id, by, out),
             Act::Saw { subject, seen } => self.story.tell(now, subject, seen),
         }
     }
@@ -187,7 +197,7 @@ impl Node {
         if verdict.generation != self.peer().generation || !self.own.take(verdict, now) {
             return false;
         }
-        if verdict.finding == Finding::Down {
+        if verdict.finding.ends_life() {
             // This life is over for the others: the next one begins as foca would have it.
             self.begin_next_life(now, from, out);
             return true;
@@ -233,7 +243,7 @@ impl Node {
     /// An accusation that we had to bear may be old enough to be refuted.
     pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
         let anybody = self.roster.present().next().map(|entry| entry.peer);
-        if let Some(from) = anybody.filter(|_| self.own.finding == Finding::Down) {
+        if let Some(from) = anybody.filter(|_| self.own.finding.ends_life()) {
             // We were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }
@@ -247,13 +257,17 @@ impl Node {
     fn convict(&mut self, now: Time, peer: &Peer, finding: Finding, witnesses: u8, out: &mut Outbox) {
         let Some(entry) = self.roster.get(peer.id).filter(|entry| entry.peer == *peer) else { return };
         let standing = entry.standing;
+        let is_forgotten = finding == Finding::Down && self.is_forgetting(peer.id);
+        let finding = if is_forgotten { Finding::Forgotten } else { finding };
         // One witness at least makes somebody gone: where there is none, we may be the one that is cut off.
         let turn = match (finding, standing.finding.accuses()) {
+            (Finding::Forgotten, true) => standing.turn,
             (Finding::Down, true) if self.may_evict(now) && witnesses > 0 => standing.turn,
             (Finding::Silent | Finding::Lossy, false) if self.is_ready && standing.turn < TURN_MAX => standing.turn + 1,
             // Somebody else was faster, or it came back.
             _ => return,
         };
+        self.story.tell(now, peer.id, Seen::Convicted { finding, witnesses });
         self.publish(now, peer, (turn, finding, witnesses), out);
     }
 
@@ -338,10 +352,12 @@ impl Node {
             Finding::Clear => false,
             // Nobody is gone on hearsay: it was accused here as well, others confirmed it, and we have not heard it.
             Finding::Down => is_weak || !is_accused || is_heard(self.config.tuning.watch.evict_after / 2),
+            // An operator's word ends a wait, and nothing else.
+            Finding::Forgotten => !is_accused || is_heard(HEARD_WITHIN),
             Finding::Silent | Finding::Lossy => !is_accused && (is_hearsay || (is_weak && self.is_ready)),
         };
         // That we cannot reach it either is evidence of our own.
-        let is_contested = is_contested && (state != MemberState::Suspect || finding == Finding::Down);
+        let is_contested = is_contested && (state != MemberState::Suspect || finding.ends_life());
         if is_contested && finding == Finding::Down && is_accused {
             // Others are done with it: time to make sure.
             if self.may_evict(now) && !is_heard(self.config.tuning.watch.evict_after / 2) {
@@ -384,7 +400,7 @@ impl Node {
         }
         self.detector.forget(id);
         match verdict.finding {
-            Finding::Down => {
+            Finding::Down | Finding::Forgotten => {
                 let Some(peer) = self.roster.get(id).map(|entry| entry.peer) else { return };
                 if let Err(error) = self.swim.dismiss(now, peer) {
                     self.swim_error(error);
@@ -415,14 +431,53 @@ impl Node {
         let present = self.roster.present_len();
         let lost = present - self.roster.reachable_len();
         let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
-        if is_split == self.partition.is_some() {
-            return;
+        match (is_split, self.partition) {
+            (true, None) => self.partition = Some(now),
+            // The first verdicts say little of who stands on which side.
+            (true, Some(_)) if lost >= self.split_told.saturating_mul(2).max(1) => {}
+            (false, Some(_)) => {
+                (self.partition, self.split_told) = (None, 0);
+                out.events.push(Event::PartitionOver);
+                return;
+            }
+            _ => return,
         }
-        self.partition = is_split.then_some(now);
-        out.events.push(match is_split {
-            true => Event::PartitionSuspected { lost, kept: present - lost + 1 },
-            false => Event::PartitionOver,
-        });
+        self.split_told = lost;
+        out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
+    }
+
+    /// Who is on which side, as it looks from here.
+    fn split(&self) -> Split {
+        let mut split = Split { kept: 1, ..Split::default() };
+        let mut zones = BTreeMap::<Arc<str>, (usize, usize)>::new();
+        let mut count = |zone: &Arc<str>, is_lost: bool| {
+            if !zone.is_empty() {
+                let (lost, kept) = zones.entry(Arc::clone(zone)).or_default();
+                *(if is_lost { lost } else { kept }) += 1;
+            }
+        };
+        count(&self.config.zone, false);
+        for entry in self.roster.present() {
+            let is_lost = entry.state == MemberState::Unreachable;
+            let (count_of, names) = match is_lost {
+                true => (&mut split.lost, &mut split.lost_names),
+                false => (&mut split.kept, &mut split.kept_names),
+            };
+            *count_of += 1;
+            match &entry.shown {
+                Some(shown) => {
+                    count(&shown.zone, is_lost);
+                    names.push(Arc::clone(&shown.name));
+                }
+                None => names.push(entry.peer.id.to_string().into()),
+            }
+        }
+        for names in [&mut split.lost_names, &mut split.kept_names] {
+            names.sort_unstable();
+            names.truncate(SPLIT_NAMES_MAX);
+        }
+        split.zones = zones.into_iter().take(SPLIT_ZONES_MAX).collect();
+        split
     }
 
     /// Whether anybody may be taken to be gone now.
@@ -538,11 +593,11 @@ impl Node {
     /// A member believes otherwise than we do: what was found of late may not have reached it. What lasts is for a
     /// sync.
     pub(super) fn push_verdicts(&mut self, now: Time, to: Peer, out: &mut Outbox) {
-        let subjects: Vec<_> = self.verdicts.recent().take(VERDICTS_MAX).copied().collect();
         let is_due = self.pushed.get(&to.id).is_none_or(|at| now.since(*at) >= PUSH_EVERY);
-        if subjects.is_empty() || !is_due {
+        if self.verdicts.len() == 0 || !is_due {
             return;
         }
+        let subjects: Vec<_> = self.verdicts.recent(VERDICTS_MAX).into_iter().copied().collect();
         self.pushed.insert(to.id, now);
         let verdicts: Vec<_> = subjects.into_iter().filter_map(|subject| self.verdict_on(subject)).collect();
         self.counters.verdicts_sent += verdicts.len() as u64;

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{FRAME_BYTES_MAX, WireError, put, record, take_all};
 use crate::effect::{Input, StreamFailure};
+use crate::peer::NodeId;
 use crate::record::Key;
 
 /// What every recording begins with; the last byte is the version of the format.
@@ -69,6 +70,7 @@ pub(crate) enum RecordedInput {
     Seeds(Vec<SocketAddr>),
     Readdress(SocketAddr),
     Leave,
+    Forget(NodeId),
 }
 
 /// The failures in the order of their numbers.
@@ -95,6 +97,7 @@ impl RecordedInput {
             Input::Seeds(seeds) => Self::Seeds(seeds.clone()),
             Input::Readdress(addr) => Self::Readdress(*addr),
             Input::Leave => Self::Leave,
+            Input::Forget(id) => Self::Forget(*id),
         })
     }
 
@@ -114,6 +117,7 @@ impl RecordedInput {
             Self::Seeds(seeds) => Input::Seeds(seeds.clone()),
             Self::Readdress(addr) => Input::Readdress(*addr),
             Self::Leave => Input::Leave,
+            Self::Forget(id) => Input::Forget(*id),
         })
     }
 }

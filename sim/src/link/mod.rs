@@ -6,8 +6,10 @@ mod preset;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use tidings::detector::Rtt;
 use tidings::time::Time;
 
 use crate::units::{Rate, Share, Size, Span};
@@ -110,6 +112,26 @@ impl Network {
     /// All links alike.
     pub const fn flat(base: LinkConfig) -> Self {
         Self { base, zones: Vec::new(), rtt: Vec::new(), jitter: Share(0.0) }
+    }
+
+    /// The round trip over all links as a member would come to see it: its mean, and its mean deviation.
+    pub fn round_trip(&self) -> Rtt {
+        const DRAWN: usize = 512;
+        let drawn: Vec<Duration> = if self.rtt.is_empty() {
+            // What is drawn is an estimate, the same each time.
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(0);
+            let sampler = self.base.delay.sampler().ok();
+            let mut one_way = || sampler.as_ref().map_or(Duration::ZERO, |sampler| sampler.draw(&mut rng));
+            (0..DRAWN).map(|_| one_way() + one_way()).collect()
+        } else {
+            self.rtt.iter().flatten().map(|rtt| rtt.0.mul_f64(1.0 + self.jitter.0)).collect()
+        };
+        let mean = |spans: &mut dyn Iterator<Item = Duration>| {
+            spans.sum::<Duration>() / u32::try_from(drawn.len().max(1)).unwrap_or(u32::MAX)
+        };
+        let smoothed = mean(&mut drawn.iter().copied());
+        let deviation = mean(&mut drawn.iter().map(|span| span.abs_diff(smoothed)));
+        Rtt { smoothed, deviation }
     }
 }
 
