@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::ParallelProgressIterator;
 use rayon::prelude::*;
 use tidings::node::Tuning;
+use tidings::time::Time;
 use tidings_sim::compare::Comparison;
 use tidings_sim::experiment::{ALL, Experiment, Setting};
 use tidings_sim::foca_node::FocaSettings;
@@ -19,7 +21,7 @@ use tidings_sim::oracle::Anomaly;
 use tidings_sim::page::{ResultFile, page};
 use tidings_sim::replay::{self, Until};
 use tidings_sim::report::{Found, Summary, run_seed, run_seeds};
-use tidings_sim::run::{Options, Outcome, run};
+use tidings_sim::run::{Options, Outcome, Phase, run};
 use tidings_sim::scenario::Scenario;
 use tidings_sim::sweep::{self, Axis};
 use tidings_sim::tune::{self, NetworkName, Question};
@@ -359,12 +361,18 @@ fn run_one(name: &str, args: &RunArgs) -> Result<bool, Trouble> {
         return run_many(name, &scenario, args);
     }
     let trace = args.trace.as_ref().map(fs::File::create).transpose()?;
+    #[expect(clippy::disallowed_methods, reason = "how long a person waited is no part of the run")]
+    let begin = Instant::now();
+    let phases = Arc::new(Mutex::new(Vec::new()));
+    let ended = Arc::clone(&phases);
     let options = Options {
         trace: trace.map(|file| Box::new(BufWriter::new(file)) as Box<dyn Write + Send>),
         films: args.result.is_some(),
+        on_phase: Some(Box::new(move |phase, at| {
+            let took = (phase, at.since(Time::ZERO).as_secs_f64(), begin.elapsed().as_secs_f64());
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+        })),
     };
-    #[expect(clippy::disallowed_methods, reason = "how long a person waited is no part of the run")]
-    let begin = Instant::now();
     let outcome = run(&scenario, args.seed, options);
     let wall = begin.elapsed().as_secs_f64();
     let mut out = io::stdout().lock();
@@ -374,6 +382,18 @@ fn run_one(name: &str, args: &RunArgs) -> Result<bool, Trouble> {
     }
     let speed = outcome.simulated_s / wall.max(1e-9);
     writeln!(out, "  {:.1} s simulated in {wall:.1} s: {speed:.0} to 1", outcome.simulated_s)?;
+    let (mut simulated_before, mut wall_before) = (0.0, 0.0);
+    for &(phase, simulated, wall) in phases.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let (simulated_s, wall_s) = (simulated - simulated_before, wall - wall_before);
+        let word = match phase {
+            Phase::Joined => "joining",
+            Phase::Lasted => "timeline",
+            Phase::Settled => "settling",
+        };
+        let speed = simulated_s / f64::max(wall_s, 1e-9);
+        writeln!(out, "    {word:<10} {simulated_s:>9.1} s in {wall_s:>7.2} s: {speed:.0} to 1")?;
+        (simulated_before, wall_before) = (simulated, wall);
+    }
     if let Some(path) = &args.result {
         fs::write(path, serde_json::to_vec(&outcome).map_err(io::Error::from)?)?;
     }

@@ -74,6 +74,22 @@ pub struct Options {
     pub trace: Option<Box<dyn Write + Send>>,
     /// Whether to take a film.
     pub films: bool,
+    /// Told when a phase of the run ends, with the simulated time then; for saying how long each took.
+    pub on_phase: Option<OnPhase>,
+}
+
+/// See [`Options::on_phase`].
+pub type OnPhase = Box<dyn FnMut(Phase, Time) + Send>;
+
+/// The parts of a run, in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Hosts start, until all know each other.
+    Joined,
+    /// The timeline passes.
+    Lasted,
+    /// Faults have ended, and everything promised came to hold.
+    Settled,
 }
 
 /// Runs `scenario` with `seed`. A panic of the world, which is how a promise that must hold always is broken, is a
@@ -132,6 +148,7 @@ struct Runner<'a> {
     lookups: u64,
     lookups_wrong: u64,
     film: Option<Film>,
+    on_phase: Option<OnPhase>,
     /// How many changes of views there were when watermarks were last asked after.
     asked_at: Option<u64>,
 }
@@ -163,6 +180,7 @@ impl<'a> Runner<'a> {
             lookups: 0,
             lookups_wrong: 0,
             film: options.films.then(Film::default),
+            on_phase: options.on_phase,
             asked_at: None,
         }
     }
@@ -185,6 +203,7 @@ impl<'a> Runner<'a> {
 
     fn play(&mut self) -> Result<(), String> {
         self.open()?;
+        self.end_phase(Phase::Joined);
         let before: Vec<Traffic> = (0..self.world.host_count()).map(|host| self.world.traffic_of(host)).collect();
         let rumors = self.rumors_sent();
         self.follow_agenda()?;
@@ -193,7 +212,17 @@ impl<'a> Runner<'a> {
         if changes > 0 && self.scenario.lasts.0 > Duration::ZERO {
             self.figure("sends_per_change", (self.rumors_sent() - rumors) as f64 / changes as f64);
         }
-        self.close()
+        self.end_phase(Phase::Lasted);
+        self.close()?;
+        self.end_phase(Phase::Settled);
+        Ok(())
+    }
+
+    fn end_phase(&mut self, phase: Phase) {
+        let now = self.world.now();
+        if let Some(on_phase) = &mut self.on_phase {
+            on_phase(phase, now);
+        }
     }
 
     /// Starts the hosts and waits until they know each other.
