@@ -55,6 +55,9 @@ pub(crate) struct Contacts {
     /// Addresses that turned out to be our own.
     own: BTreeSet<SocketAddr>,
     remembered: VecDeque<SocketAddr>,
+    /// Seeds that nobody present listens at, as of the turn of the cluster at which all addresses were sorted.
+    absent: Vec<SocketAddr>,
+    sorted_at: Option<u64>,
     asked: BTreeMap<SocketAddr, Asked>,
     /// Addresses that gave no answer, and until when they are left alone.
     silent: BTreeMap<SocketAddr, Time>,
@@ -73,6 +76,8 @@ pub(crate) trait Around {
     fn is_alone(&self) -> bool;
     /// Whether a present member listens there.
     fn is_present_at(&self, addr: SocketAddr) -> bool;
+    /// Moves on whenever that may have changed for any address.
+    fn turn(&self) -> u64;
 }
 
 impl Contacts {
@@ -81,6 +86,8 @@ impl Contacts {
             seeds: Vec::new(),
             own: BTreeSet::from([own]),
             remembered: VecDeque::new(),
+            absent: Vec::new(),
+            sorted_at: None,
             asked: BTreeMap::new(),
             silent: BTreeMap::new(),
             join_at: now,
@@ -94,6 +101,7 @@ impl Contacts {
     /// Replaces the seeds; they are tried at once if we are alone.
     pub(crate) fn set_seeds(&mut self, seeds: Vec<SocketAddr>, now: Time) {
         self.seeds = seeds;
+        self.sorted_at = None;
         self.join_at = now;
         self.join_again = JOIN_AGAIN_MIN;
     }
@@ -116,6 +124,7 @@ impl Contacts {
     /// An address turned out to be our own.
     pub(crate) fn is_own(&mut self, addr: SocketAddr) {
         self.own.insert(addr);
+        self.sorted_at = None;
         self.asked.remove(&addr);
     }
 
@@ -135,6 +144,7 @@ impl Contacts {
             self.remembered.pop_front();
         }
         self.remembered.push_back(addr);
+        self.sorted_at = None;
     }
 
     /// The member there said goodbye, or somebody else lives there now: no need to try it for ever.
@@ -218,7 +228,9 @@ impl Contacts {
             self.redial_at = now + REDIAL_EVERY;
             self.redial(now, around, rng);
         }
-        self.silent.retain(|_, until| *until > now);
+        if !self.silent.is_empty() {
+            self.silent.retain(|_, until| *until > now);
+        }
         let mut due = Vec::new();
         let mut given_up = Vec::new();
         for (&addr, asked) in self.asked.iter_mut().filter(|(_, asked)| asked.next <= now) {
@@ -254,14 +266,17 @@ impl Contacts {
 
     /// Tries the next address that nobody present has: remembered ones in turn, or any seed.
     fn redial(&mut self, now: Time, around: &impl Around, rng: &mut Xoshiro256PlusPlus) {
-        self.remembered.retain(|addr| !around.is_present_at(*addr));
-        let absent: Vec<_> = self.seeds().filter(|addr| !around.is_present_at(*addr)).collect();
-        let all = self.remembered.len() + absent.len();
+        // Once a second, and mostly nobody has come or gone since.
+        if self.sorted_at.replace(around.turn()) != Some(around.turn()) {
+            self.remembered.retain(|addr| !around.is_present_at(*addr));
+            self.absent = self.seeds().filter(|addr| !around.is_present_at(*addr)).collect();
+        }
+        let all = self.remembered.len() + self.absent.len();
         if all == 0 {
             return;
         }
         let pick = rng.random_range(0..all);
-        let addr = match absent.get(pick) {
+        let addr = match self.absent.get(pick) {
             Some(addr) => *addr,
             None => {
                 let addr = self.remembered.pop_front().expect("fewer absent seeds than all");
@@ -296,6 +311,9 @@ mod tests {
         }
         fn is_present_at(&self, addr: SocketAddr) -> bool {
             self.present.contains(&addr)
+        }
+        fn turn(&self) -> u64 {
+            0
         }
     }
 

@@ -12,7 +12,8 @@
 //! ```text
 //! floor 0 words    time  peer  record
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
-//!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
+//!                  table (records)  pool (records that nodes share)  roster (members)  by_id  rumors (news)  timers
+//!                  pace  counters  view (what readers see)
 //!                  verdict (what is believed of a member)  story (how that came about)
 //! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
@@ -33,6 +34,7 @@
 //! - a lookup: `registry` → `view`: no await, no channel, no lock;
 //! - a simulated step: the world pops an event → `node` → the link decides each datagram's fate.
 
+mod by_id;
 pub mod contact;
 pub mod counters;
 pub mod detector;
@@ -43,6 +45,7 @@ pub mod net;
 pub mod node;
 pub mod pace;
 pub mod peer;
+pub mod pool;
 pub mod profile;
 pub mod promise;
 pub mod record;

@@ -2,12 +2,13 @@
 //! good. Knows nothing of why somebody is believed to be gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::by_id::{ById, grow};
 use crate::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
 use crate::time::Time;
 use crate::verdict::{Standing, Verdict};
@@ -54,16 +55,20 @@ struct Grave {
 #[derive(Debug)]
 pub(crate) struct Roster {
     position: u64,
-    entries: BTreeMap<NodeId, Entry>,
+    entries: ById<Entry>,
     /// The present members by their position.
     present: Vec<(u64, NodeId)>,
     /// Those of them that are not unreachable: news is passed on by them.
     ring: Vec<(u64, NodeId)>,
+    /// Where on each of the two the first after us stands.
+    present_after: usize,
+    ring_after: usize,
     /// Those that are not present.
     absent: BTreeSet<NodeId>,
     /// Counts whoever comes or goes.
     turn: u64,
-    by_addr: BTreeSet<(SocketAddr, NodeId)>,
+    /// Who claims an address, by its hash, in order.
+    by_addr: Vec<(u64, NodeId)>,
     /// Over the present members, and what they are accused of.
     fingerprint: u64,
     /// Over those that are not unreachable.
@@ -77,6 +82,17 @@ pub(crate) struct Roster {
 /// Where a member stands on the ring; never 0, which means "nowhere" on the wire.
 fn position(id: NodeId) -> u64 {
     xxh3_64_with_seed(&id.0.to_le_bytes(), RING_SEED).max(1)
+}
+
+/// Addresses are looked up by this; several may share one.
+fn addr_hash(addr: SocketAddr) -> u64 {
+    let mut bytes = [0; 18];
+    match addr.ip() {
+        IpAddr::V4(ip) => bytes[..4].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => bytes[..16].copy_from_slice(&ip.octets()),
+    }
+    bytes[16..].copy_from_slice(&addr.port().to_le_bytes());
+    xxh3_64_with_seed(&bytes, RING_SEED)
 }
 
 /// What a present member adds to the fingerprint; `accused_turn` is that of the verdict on it, 0 if it does not accuse.
@@ -93,12 +109,14 @@ impl Roster {
     pub(crate) fn new(me: NodeId) -> Self {
         Self {
             position: position(me),
-            entries: BTreeMap::new(),
+            entries: ById::new(),
             present: Vec::new(),
             ring: Vec::new(),
+            present_after: 0,
+            ring_after: 0,
             absent: BTreeSet::new(),
             turn: 0,
-            by_addr: BTreeSet::new(),
+            by_addr: Vec::new(),
             fingerprint: 0,
             reachable: 0,
             graves: BTreeMap::new(),
@@ -113,7 +131,7 @@ impl Roster {
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.entries.get(id)
     }
 
     /// How many are known.
@@ -123,7 +141,7 @@ impl Roster {
 
     /// Every member known, in order of their ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
-        self.entries.iter().map(|(&id, entry)| (id, entry))
+        self.entries.iter()
     }
 
     /// The present members, in order of their ids.
@@ -143,7 +161,7 @@ impl Roster {
 
     /// Those that are known and not present, in order of their ids.
     pub(crate) fn absent(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
-        self.absent.iter().map(|id| (*id, &self.entries[id]))
+        self.absent.iter().map(|id| (*id, &self.entries[*id]))
     }
 
     /// Moves on whenever somebody comes, goes, or changes the state: while it stays, the same members are present.
@@ -163,7 +181,7 @@ impl Roster {
 
     /// Whether a member is present and not unreachable.
     pub(crate) fn is_reachable(&self, id: NodeId) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.state.is_present() && entry.state != MemberState::Unreachable)
+        self.entries.get(id).is_some_and(|entry| entry.state.is_present() && entry.state != MemberState::Unreachable)
     }
 
     /// Whether there is room for one more.
@@ -173,12 +191,15 @@ impl Roster {
 
     /// The members that claim an address, whatever their state.
     pub(crate) fn at(&self, addr: SocketAddr) -> impl Iterator<Item = NodeId> {
-        self.by_addr.range((addr, NodeId(0))..=(addr, NodeId(u64::MAX))).map(|&(_, id)| id)
+        let hash = addr_hash(addr);
+        let start = self.by_addr.partition_point(|&(other, _)| other < hash);
+        let claims = self.by_addr[start..].iter().take_while(move |&&(other, _)| other == hash).map(|&(_, id)| id);
+        claims.filter(move |id| self.entries.get(*id).is_some_and(|entry| entry.peer.addr == addr))
     }
 
     /// Whether a present member listens at an address.
     pub(crate) fn is_present_at(&self, addr: SocketAddr) -> bool {
-        self.at(addr).any(|id| self.entries.get(&id).is_some_and(|entry| entry.state.is_present()))
+        self.at(addr).any(|id| self.entries.get(id).is_some_and(|entry| entry.state.is_present()))
     }
 
     /// Lets a life of a member in, in a state; replaces what was known of it. What the program was told, and the
@@ -197,7 +218,11 @@ impl Roster {
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
         let is_accused = state.is_present() && standing.finding.accuses();
         let state = if is_accused { MemberState::Unreachable } else { state };
-        self.by_addr.insert((peer.addr, peer.id));
+        let claim = (addr_hash(peer.addr), peer.id);
+        if let Err(index) = self.by_addr.binary_search(&claim) {
+            grow(&mut self.by_addr);
+            self.by_addr.insert(index, claim);
+        }
         self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
         self.enter(peer.id);
     }
@@ -205,7 +230,7 @@ impl Roster {
     /// Takes a verdict on a member's present life over, if it is newer; whether it was.
     pub(crate) fn judge(&mut self, verdict: &Verdict, now: Time) -> bool {
         let id = verdict.subject;
-        let Some(entry) = self.entries.get(&id).filter(|entry| entry.peer.generation == verdict.generation) else {
+        let Some(entry) = self.entries.get(id).filter(|entry| entry.peer.generation == verdict.generation) else {
             return false;
         };
         let mut standing = entry.standing;
@@ -213,7 +238,7 @@ impl Roster {
             return false;
         }
         self.exit(id);
-        let entry = self.entries.get_mut(&id).expect("just looked at");
+        let entry = self.entries.get_mut(id).expect("just looked at");
         entry.standing = standing;
         if entry.state.is_present() {
             let state = if standing.finding.accuses() { MemberState::Unreachable } else { MemberState::Reachable };
@@ -231,7 +256,7 @@ impl Roster {
             true => (MemberState::Reachable, MemberState::Suspect),
             false => (MemberState::Suspect, MemberState::Reachable),
         };
-        match self.entries.get_mut(&id).filter(|entry| entry.state == from) {
+        match self.entries.get_mut(id).filter(|entry| entry.state == from) {
             Some(entry) => {
                 (entry.state, entry.since) = (to, now);
                 true
@@ -243,7 +268,7 @@ impl Roster {
     /// Counts a member in, as far as it is present.
     fn enter(&mut self, id: NodeId) {
         self.turn += 1;
-        let entry = &self.entries[&id];
+        let entry = &self.entries[id];
         if !entry.state.is_present() {
             self.absent.insert(id);
             return;
@@ -252,6 +277,7 @@ impl Roster {
         let rings = [Some(&mut self.present), (entry.state != MemberState::Unreachable).then_some(&mut self.ring)];
         for ring in rings.into_iter().flatten() {
             let index = ring.partition_point(|other| *other < at);
+            grow(ring);
             ring.insert(index, at);
         }
         let share = fingerprint_of(&entry.peer, entry.standing.accused_turn());
@@ -259,12 +285,13 @@ impl Roster {
         if entry.state != MemberState::Unreachable {
             self.reachable = self.reachable.wrapping_add(fingerprint_of(&entry.peer, 0));
         }
+        self.look_after_me();
     }
 
     /// Counts a member out again.
     fn exit(&mut self, id: NodeId) {
         self.turn += 1;
-        let entry = &self.entries[&id];
+        let entry = &self.entries[id];
         if !entry.state.is_present() {
             self.absent.remove(&id);
             return;
@@ -280,11 +307,12 @@ impl Roster {
         if entry.state != MemberState::Unreachable {
             self.reachable = self.reachable.wrapping_sub(fingerprint_of(&entry.peer, 0));
         }
+        self.look_after_me();
     }
 
     /// Notes how a member was told to the program.
     pub(crate) fn show(&mut self, id: NodeId, shown: Arc<Member>) {
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.entries.get_mut(id) {
             entry.is_outdated = !shown.peer.is_same_start(&entry.peer);
             entry.shown = Some(shown);
         }
@@ -292,12 +320,14 @@ impl Roster {
 
     /// Forgets a member.
     pub(crate) fn take(&mut self, id: NodeId) -> Option<Entry> {
-        if !self.entries.contains_key(&id) {
+        if !self.entries.contains_key(id) {
             return None;
         }
         self.exit(id);
-        let entry = self.entries.remove(&id).expect("just looked for");
-        self.by_addr.remove(&(entry.peer.addr, id));
+        let entry = self.entries.remove(id).expect("just looked for");
+        if let Ok(index) = self.by_addr.binary_search(&(addr_hash(entry.peer.addr), id)) {
+            self.by_addr.remove(index);
+        }
         Some(entry)
     }
 
@@ -345,15 +375,13 @@ impl Roster {
 
     /// The present members after us on the ring, in order, each with its state.
     pub(crate) fn successors(&self) -> impl Iterator<Item = (NodeId, MemberState)> {
-        let start = self.present.partition_point(|&(at, _)| at <= self.position);
-        let (before, after) = self.present.split_at(start);
-        after.iter().chain(before).map(|&(_, id)| (id, self.entries[&id].state))
+        let (before, after) = self.present.split_at(self.present_after);
+        after.iter().chain(before).map(|&(_, id)| (id, self.entries[id].state))
     }
 
     /// The next member on the ring that is not unreachable.
     pub(crate) fn successor(&self) -> Option<NodeId> {
-        let start = self.after_me();
-        self.ring.get(start).or_else(|| self.ring.first()).map(|&(_, id)| id)
+        self.ring.get(self.ring_after).or_else(|| self.ring.first()).map(|&(_, id)| id)
     }
 
     /// An unreachable member, of all such the one at an index modulo their number.
@@ -362,7 +390,7 @@ impl Roster {
         if lost == 0 {
             return None;
         }
-        let unreachable = |id: &NodeId| self.entries[id].state == MemberState::Unreachable;
+        let unreachable = |id: &NodeId| self.entries[*id].state == MemberState::Unreachable;
         self.present.iter().map(|(_, id)| *id).filter(unreachable).nth(index % lost)
     }
 
@@ -377,7 +405,7 @@ impl Roster {
     /// passed over: it would keep its whole part waiting.
     pub(crate) fn children(&self, until: u64) -> Vec<(NodeId, u64)> {
         let len = self.ring.len();
-        let start = self.after_me();
+        let start = self.ring_after;
         let end = self.ring.partition_point(|&(at, _)| at < until);
         let count = match () {
             () if until == self.position => len,
@@ -396,9 +424,11 @@ impl Roster {
             .collect()
     }
 
-    /// The index on the ring right after our own position.
-    fn after_me(&self) -> usize {
-        self.ring.partition_point(|&(at, _)| at <= self.position)
+    /// Looked for where somebody comes or goes, for it is asked for with every round.
+    fn look_after_me(&mut self) {
+        let is_before = |&(at, _): &(u64, NodeId)| at <= self.position;
+        self.present_after = self.present.partition_point(is_before);
+        self.ring_after = self.ring.partition_point(is_before);
     }
 }
 

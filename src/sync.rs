@@ -301,7 +301,7 @@ mod tests {
     fn what_both_believe_to_know_whole_is_left_to_the_owner() {
         let ours = table(&[(1, 1), (1, 2)]);
         let mut theirs = table(&[(1, 2)]);
-        theirs.complete(Owner { id: NodeId(1), epoch: 1 }, 2, Time::ZERO);
+        theirs.complete(Owner { id: NodeId(1), epoch: 1 }, 2);
         let all: BTreeSet<_> = (0..=255).collect();
         let found = exchange(&ours, &theirs.digests(0, |_| true), &all, 0, |_| true);
         assert!(found.want.is_empty() && found.give.is_empty());

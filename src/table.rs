@@ -5,13 +5,16 @@
 //! applied, but moves it only when the gap below is closed. Tombstones are kept for a while; whoever asks for what
 //! changed since before the forgotten ones (the **floor**) gets the owner's whole set instead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::by_id::{ById, grow};
 use crate::peer::{Epoch, NodeId};
+use crate::pool::{Held, Pool, Stored};
 use crate::record::{Content, Key, Owner, Version};
 use crate::time::Time;
 use crate::wire::{Body, BodyRef, Delta, Digest, Record, content_hash, decode_content};
@@ -31,51 +34,31 @@ const ABOVE_MAX: usize = 1_024;
 /// Buckets of owners whose sums are compared first.
 pub(crate) const BUCKETS: usize = 256;
 
-/// The records of one owner.
+/// The records of one owner: small, for there is one for each pair of members.
 #[derive(Debug)]
 struct Owned {
     epoch: Epoch,
     watermark: Version,
     /// The highest version of a tombstone that is forgotten.
     floor: Version,
-    /// Boxed, for most owners have one or two, and a map makes room for eleven at once.
-    entries: BTreeMap<Key, Box<Entry>>,
-    /// How many of the entries are tombstones.
-    gone: usize,
-    /// Versions above the watermark that are known.
-    above: BTreeSet<Version>,
-    /// Since when something is missing below the highest version.
-    gap_since: Option<Time>,
+    /// By key. Most owners have one or two.
+    entries: Vec<Arc<Held>>,
+    /// What came before something that is missing.
+    gap: Option<Box<Gap>>,
     /// Over live entries.
     sum: u64,
-    live: usize,
+    /// How many of the entries are live.
+    live: u32,
     /// Whether the owner counts in the fingerprint: it is neither down nor left.
     is_counted: bool,
 }
 
+/// Something is missing below the highest version.
 #[derive(Debug)]
-struct Entry {
-    version: Version,
-    body: Stored,
-}
-
-impl Entry {
-    const fn is_gone(&self) -> bool {
-        matches!(self.body, Stored::Gone { .. })
-    }
-}
-
-#[derive(Debug)]
-enum Stored {
-    /// With what it adds to the fingerprint.
-    Live {
-        bytes: Bytes,
-        content: Content,
-        share: u64,
-    },
-    Gone {
-        since: Time,
-    },
+struct Gap {
+    /// Versions above the watermark that are known; never none.
+    above: BTreeSet<Version>,
+    since: Time,
 }
 
 /// What merging a record did.
@@ -96,7 +79,7 @@ pub(crate) enum Merge {
 /// Every owner's records as known here.
 #[derive(Debug)]
 pub(crate) struct Table {
-    owners: BTreeMap<NodeId, Owned>,
+    owners: ById<Owned>,
     buckets: Box<[u64; BUCKETS]>,
     fingerprint: u64,
     /// Live records of owners that count.
@@ -107,6 +90,8 @@ pub(crate) struct Table {
     gapped: BTreeSet<NodeId>,
     /// No tombstone is older.
     oldest_tombstone: Option<Time>,
+    /// Shares records with the tables of other nodes, as far as one is lent.
+    pool: Pool,
 }
 
 /// Which bucket an owner belongs to.
@@ -131,19 +116,37 @@ fn fingerprint_of(owner: Owner, key: &Key, version: Version, content: &[u8]) -> 
 }
 
 impl Owned {
-    fn new(epoch: Epoch) -> Self {
-        Self {
-            epoch,
-            watermark: 0,
-            floor: 0,
-            entries: BTreeMap::new(),
-            gone: 0,
-            above: BTreeSet::new(),
-            gap_since: None,
-            sum: 0,
-            live: 0,
-            is_counted: false,
+    const fn new(epoch: Epoch) -> Self {
+        Self { epoch, watermark: 0, floor: 0, entries: Vec::new(), gap: None, sum: 0, live: 0, is_counted: false }
+    }
+
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        self.entries.binary_search_by(|held| held.key.cmp(key))
+    }
+
+    fn entry(&self, key: &Key) -> Option<&Arc<Held>> {
+        self.find(key).ok().map(|index| &self.entries[index])
+    }
+
+    /// Puts a version in; gives the one that was there of the same key.
+    fn put(&mut self, held: Arc<Held>) -> Option<Arc<Held>> {
+        match self.find(&held.key) {
+            Ok(index) => Some(std::mem::replace(&mut self.entries[index], held)),
+            Err(index) => {
+                grow(&mut self.entries);
+                self.entries.insert(index, held);
+                None
+            }
         }
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Held> {
+        self.entries.iter().map(|held| &**held).filter(|held| !held.is_gone())
+    }
+
+    /// How many of the entries are tombstones.
+    const fn gone_len(&self) -> usize {
+        self.entries.len() - self.live as usize
     }
 
     /// Notes that `version` is known, and moves the watermark over what has become complete.
@@ -151,31 +154,33 @@ impl Owned {
         if version <= self.watermark {
             return;
         }
-        if self.above.len() < ABOVE_MAX {
-            self.above.insert(version);
+        let gap = self.gap.get_or_insert_with(|| Box::new(Gap { above: BTreeSet::new(), since: now }));
+        if gap.above.len() < ABOVE_MAX {
+            gap.above.insert(version);
         }
-        self.close_gap(now);
+        self.close_gap();
     }
 
     /// Everything up to `watermark` is known.
-    fn complete(&mut self, watermark: Version, now: Time) {
+    fn complete(&mut self, watermark: Version) {
         self.watermark = self.watermark.max(watermark);
-        self.close_gap(now);
+        self.close_gap();
     }
 
-    fn close_gap(&mut self, now: Time) {
-        while let Some(&next) = self.above.first() {
+    fn close_gap(&mut self) {
+        let Some(gap) = &mut self.gap else { return };
+        while let Some(&next) = gap.above.first() {
             if next > self.watermark.saturating_add(1) {
-                break;
+                return;
             }
             self.watermark = self.watermark.max(next);
-            self.above.pop_first();
+            gap.above.pop_first();
         }
-        self.gap_since = if self.above.is_empty() { None } else { self.gap_since.or(Some(now)) };
+        self.gap = None;
     }
 
     fn highest(&self) -> Version {
-        self.above.last().copied().unwrap_or(0).max(self.watermark)
+        self.gap.as_ref().and_then(|gap| gap.above.last()).copied().unwrap_or(0).max(self.watermark)
     }
 
     fn digest(&self, id: NodeId, salt: u64) -> Digest {
@@ -191,7 +196,7 @@ impl Owned {
         if salt == 0 {
             return self.sum;
         }
-        let live = self.entries.values().filter_map(|entry| match &entry.body {
+        let live = self.entries.iter().filter_map(|held| match &held.body {
             Stored::Live { share, .. } => Some(share),
             Stored::Gone { .. } => None,
         });
@@ -202,14 +207,20 @@ impl Owned {
 impl Table {
     pub(crate) fn new() -> Self {
         Self {
-            owners: BTreeMap::new(),
+            owners: ById::new(),
             buckets: Box::new([0; BUCKETS]),
             fingerprint: 0,
             live: 0,
             records: 0,
             gapped: BTreeSet::new(),
             oldest_tombstone: None,
+            pool: Pool::default(),
         }
+    }
+
+    /// Takes a pool in place of the one it has, which it gives: until that is taken back, records are shared there.
+    pub(crate) const fn lend(&mut self, pool: &mut Pool) {
+        std::mem::swap(&mut self.pool, pool);
     }
 
     /// The order-free sum over live records of owners that count.
@@ -224,41 +235,39 @@ impl Table {
 
     /// The start whose records are kept of `id`.
     pub(crate) fn epoch(&self, id: NodeId) -> Option<Epoch> {
-        self.owners.get(&id).map(|owned| owned.epoch)
+        self.owners.get(id).map(|owned| owned.epoch)
     }
 
     /// The version of a key, live or gone; 0 if it was never known.
     pub(crate) fn version(&self, owner: Owner, key: &Key) -> Version {
-        let owned = self.owners.get(&owner.id).filter(|owned| owned.epoch == owner.epoch);
-        owned.and_then(|owned| owned.entries.get(key)).map_or(0, |entry| entry.version)
+        let owned = self.owners.get(owner.id).filter(|owned| owned.epoch == owner.epoch);
+        owned.and_then(|owned| owned.entry(key)).map_or(0, |held| held.version)
     }
 
     /// A record's body, for sending it on.
     pub(crate) fn body(&self, owner: Owner, key: &Key) -> Option<(Version, BodyRef<'_>)> {
-        let owned = self.owners.get(&owner.id).filter(|owned| owned.epoch == owner.epoch)?;
-        let entry = owned.entries.get(key)?;
-        let body = match &entry.body {
+        let owned = self.owners.get(owner.id).filter(|owned| owned.epoch == owner.epoch)?;
+        let held = owned.entry(key)?;
+        let body = match &held.body {
             Stored::Live { bytes, .. } => BodyRef::Live(bytes),
             Stored::Gone { .. } => BodyRef::Gone,
         };
-        Some((entry.version, body))
+        Some((held.version, body))
     }
 
     /// The live contents of an owner, in order of their keys.
     pub(crate) fn live(&self, id: NodeId) -> impl Iterator<Item = (&Key, Version, &Content)> {
-        self.owners.get(&id).into_iter().flat_map(|owned| {
-            owned.entries.iter().filter_map(|(key, entry)| match &entry.body {
-                Stored::Live { content, .. } => Some((key, entry.version, content)),
-                Stored::Gone { .. } => None,
-            })
-        })
+        self.owners
+            .get(id)
+            .into_iter()
+            .flat_map(|owned| owned.entries.iter().filter_map(|held| Some((&held.key, held.version, held.content()?))))
     }
 
     /// The live contents of an owner as bytes, in order of their keys.
     pub(crate) fn live_bodies(&self, id: NodeId) -> impl Iterator<Item = (Key, Bytes)> {
-        self.owners.get(&id).into_iter().flat_map(|owned| {
-            owned.entries.iter().filter_map(|(key, entry)| match &entry.body {
-                Stored::Live { bytes, .. } => Some((key.clone(), bytes.clone())),
+        self.owners.get(id).into_iter().flat_map(|owned| {
+            owned.entries.iter().filter_map(|held| match &held.body {
+                Stored::Live { bytes, .. } => Some((held.key.clone(), bytes.clone())),
                 Stored::Gone { .. } => None,
             })
         })
@@ -266,23 +275,28 @@ impl Table {
 
     /// One live content.
     pub(crate) fn content(&self, id: NodeId, key: &Key) -> Option<&Content> {
-        match &self.owners.get(&id)?.entries.get(key)?.body {
-            Stored::Live { content, .. } => Some(content),
-            Stored::Gone { .. } => None,
-        }
+        self.owners.get(id)?.entry(key)?.content()
     }
 
-    /// One live content, if it is of just these bytes.
-    pub(crate) fn content_of(&self, id: NodeId, key: &Key, bytes: &Bytes) -> Option<&Content> {
-        match &self.owners.get(&id)?.entries.get(key)?.body {
-            Stored::Live { bytes: known, content, .. } if known == bytes => Some(content),
-            Stored::Live { .. } | Stored::Gone { .. } => None,
+    /// What a live record says; `None` if it cannot be read. Most come again: what is known need not be read anew.
+    pub(crate) fn read(&mut self, record: &Record) -> Option<Content> {
+        let Body::Live(bytes) = &record.body else { return None };
+        let known = self.owners.get(record.owner.id).and_then(|owned| owned.entry(&record.key));
+        if let Some(Stored::Live { bytes: known, content, .. }) = known.map(|held| &held.body)
+            && known == bytes
+        {
+            return Some(content.clone());
         }
+        if self.pool.is_sharing() {
+            let share = fingerprint_of(record.owner, &record.key, record.version, bytes);
+            return self.pool.live(&record.key, record.version, bytes, share).content().cloned();
+        }
+        decode_content(&record.key, bytes).ok()
     }
 
     /// Every owner that counts, with its start, in order.
     pub(crate) fn counted(&self) -> impl Iterator<Item = Owner> {
-        self.owners.iter().filter(|(_, owned)| owned.is_counted).map(|(&id, owned)| Owner { id, epoch: owned.epoch })
+        self.owners.iter().filter(|(_, owned)| owned.is_counted).map(|(id, owned)| Owner { id, epoch: owned.epoch })
     }
 
     /// The live contents of every owner that counts and `is_meant`, in order.
@@ -290,22 +304,21 @@ impl Table {
         &self,
         is_meant: impl Fn(NodeId) -> bool,
     ) -> impl Iterator<Item = (Owner, &Key, Version)> {
-        let meant = self.owners.iter().filter(move |(id, owned)| owned.is_counted && is_meant(**id));
-        meant.flat_map(|(&id, owned)| {
+        let meant = self.owners.iter().filter(move |(id, owned)| owned.is_counted && is_meant(*id));
+        meant.flat_map(|(id, owned)| {
             let owner = Owner { id, epoch: owned.epoch };
-            let live = owned.entries.iter().filter(|(_, entry)| !entry.is_gone());
-            live.map(move |(key, entry)| (owner, key, entry.version))
+            owned.live().map(move |held| (owner, &held.key, held.version))
         })
     }
 
     /// Lets an owner count in the fingerprint, or not.
     pub(crate) fn set_counted(&mut self, id: NodeId, is_counted: bool) {
-        let Some(owned) = self.owners.get_mut(&id) else { return };
+        let Some(owned) = self.owners.get_mut(id) else { return };
         if owned.is_counted == is_counted {
             return;
         }
         owned.is_counted = is_counted;
-        let (sum, live) = (owned.sum, owned.live);
+        let (sum, live) = (owned.sum, owned.live as usize);
         if is_counted {
             self.live += live;
             self.shift(id, sum);
@@ -331,71 +344,62 @@ impl Table {
     /// Forgets an owner; gives its live contents.
     pub(crate) fn remove(&mut self, id: NodeId) -> Vec<(Key, Content)> {
         self.set_counted(id, false);
-        let Some(owned) = self.owners.remove(&id) else { return Vec::new() };
+        let Some(owned) = self.owners.remove(id) else { return Vec::new() };
         self.gapped.remove(&id);
         self.records -= owned.entries.len();
-        let live = owned.entries.into_iter().filter_map(|(key, entry)| match entry.body {
-            Stored::Live { content, .. } => Some((key, content)),
-            Stored::Gone { .. } => None,
-        });
-        live.collect()
+        owned.entries.iter().filter_map(|held| Some((held.key.clone(), held.content()?.clone()))).collect()
     }
 
     /// Takes in a record of an owner that [`begin`](Self::begin) made room for. A body that is not here
     /// ([`Body::Large`]) is [`Merge::Malformed`]: fetch it first.
     pub(crate) fn merge(&mut self, record: &Record, now: Time) -> Merge {
-        let Some(owned) = self.owners.get_mut(&record.owner.id) else { return Merge::OldEpoch };
+        let Some(owned) = self.owners.get_mut(record.owner.id) else { return Merge::OldEpoch };
         if owned.epoch != record.owner.epoch {
             return Merge::OldEpoch;
         }
-        let is_known = match owned.entries.get(&record.key) {
-            Some(entry) => entry.version >= record.version,
-            // It was withdrawn, and its tombstone is forgotten.
-            None => record.version <= owned.floor,
-        };
-        if is_known {
+        let known = owned.entry(&record.key);
+        // If nothing is there, it may have been withdrawn, and its tombstone forgotten.
+        if record.version <= known.map_or(owned.floor, |held| held.version) {
             owned.note(record.version, now);
             self.mark_gap(record.owner.id);
             return Merge::Known;
         }
-        let is_added = !owned.entries.contains_key(&record.key);
+        let is_added = known.is_none();
         let is_full = owned.entries.len() >= RECORDS_PER_OWNER_MAX || self.records >= RECORDS_MAX;
         if is_added && is_full && !record.key.is_member() {
             return Merge::TooMany;
         }
-        let (body, after, plus) = match &record.body {
-            Body::Gone => (Stored::Gone { since: now }, None, 0),
+        let (held, plus) = match &record.body {
+            Body::Gone => {
+                let body = Stored::Gone { since: now };
+                (Arc::new(Held { key: record.key.clone(), version: record.version, body }), 0)
+            }
             Body::Large { .. } => return Merge::Malformed,
             Body::Live(bytes) => {
-                // What we cannot read, others may: it is kept and passed on, and not shown.
-                let content = decode_content(&record.key, bytes).unwrap_or(Content::Unknown);
                 let share = fingerprint_of(record.owner, &record.key, record.version, bytes);
-                (Stored::Live { bytes: bytes.clone(), content: content.clone(), share }, Some(content), share)
+                (self.pool.live(&record.key, record.version, bytes, share), share)
             }
         };
         owned.note(record.version, now);
-        if after.is_none() {
+        if held.is_gone() {
             self.oldest_tombstone.get_or_insert(now);
         }
-        let lived = usize::from(after.is_some());
-        let entry = Entry { version: record.version, body };
-        owned.gone += usize::from(after.is_none());
-        owned.gone -= usize::from(owned.entries.get(&record.key).is_some_and(|entry| entry.is_gone()));
-        let before = owned.entries.insert(record.key.clone(), Box::new(entry));
+        let after = held.content().cloned();
+        let before = owned.put(held);
         self.records += usize::from(is_added);
-        let (before, minus) = match before.map(|entry| *entry) {
-            Some(Entry { body: Stored::Live { content, share, .. }, .. }) => (Some(content), share),
+        let (before, minus) = match before.as_deref().map(|held| &held.body) {
+            Some(Stored::Live { content, share, .. }) => (Some(content.clone()), *share),
             _ => (None, 0),
         };
-        self.add(record.owner.id, lived, plus);
-        self.subtract(record.owner.id, usize::from(before.is_some()), minus);
+        self.add(record.owner.id, u32::from(after.is_some()), plus);
+        self.subtract(record.owner.id, u32::from(before.is_some()), minus);
         self.mark_gap(record.owner.id);
         Merge::New { before, after }
     }
 
     /// The owner itself is about to tell its whole set: what it says is so, whatever was withdrawn before.
     pub(crate) fn reopen(&mut self, owner: Owner) {
-        if let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) {
+        if let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch) {
             owned.floor = 0;
         }
     }
@@ -405,35 +409,34 @@ impl Table {
         if self.records >= RECORDS_MAX {
             return false;
         }
-        let Some(owned) = self.owners.get_mut(&id) else { return true };
+        let Some(owned) = self.owners.get_mut(id) else { return true };
         if owned.entries.len() < RECORDS_PER_OWNER_MAX {
             return true;
         }
-        let oldest = owned.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.version);
-        let Some((key, version)) = oldest.map(|(key, entry)| (key.clone(), entry.version)) else { return false };
-        owned.entries.remove(&key);
-        owned.floor = owned.floor.max(version);
-        owned.gone -= 1;
+        let gone = owned.entries.iter().enumerate().filter(|(_, held)| held.is_gone());
+        let Some((oldest, _)) = gone.min_by_key(|(_, held)| held.version) else { return false };
+        let held = owned.entries.remove(oldest);
+        owned.floor = owned.floor.max(held.version);
         self.records -= 1;
         true
     }
 
     /// The number of live records of an owner.
     pub(crate) fn live_count(&self, id: NodeId) -> usize {
-        self.owners.get(&id).map_or(0, |owned| owned.live)
+        self.owners.get(id).map_or(0, |owned| owned.live as usize)
     }
 
     /// Everything of an owner up to `watermark` is here.
-    pub(crate) fn complete(&mut self, owner: Owner, watermark: Version, now: Time) {
-        if let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) {
-            owned.complete(watermark, now);
+    pub(crate) fn complete(&mut self, owner: Owner, watermark: Version) {
+        if let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch) {
+            owned.complete(watermark);
             self.mark_gap(owner.id);
         }
     }
 
     /// Keeps the list of owners with gaps.
     fn mark_gap(&mut self, id: NodeId) {
-        if self.owners.get(&id).is_some_and(|owned| owned.gap_since.is_some()) {
+        if self.owners.get(id).is_some_and(|owned| owned.gap.is_some()) {
             self.gapped.insert(id);
         } else if !self.gapped.is_empty() {
             self.gapped.remove(&id);
@@ -444,30 +447,28 @@ impl Table {
     pub(crate) fn retain(&mut self, whole: &Delta) -> Vec<(Key, Content)> {
         let owner = whole.owner;
         let kept: BTreeSet<_> = whole.records.iter().map(|record| &record.key).collect();
-        let Some(owned) = self.owners.get_mut(&owner.id).filter(|o| o.epoch == owner.epoch) else {
+        let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch) else {
             return Vec::new();
         };
-        let stale: Vec<_> = owned
-            .entries
-            .iter()
-            .filter(|(_, entry)| whole.since < entry.version && entry.version <= whole.watermark)
-            .filter(|(key, _)| !kept.contains(*key))
-            .map(|(key, _)| key.clone())
-            .collect();
         let mut dropped = Vec::new();
         let mut minus = 0u64;
-        for key in stale {
-            let entry = owned.entries.remove(&key).expect("its key was just listed");
-            owned.gone -= usize::from(entry.is_gone());
-            self.records -= 1;
-            if let Stored::Live { content, share, .. } = entry.body {
-                minus = minus.wrapping_add(share);
-                dropped.push((key, content));
+        let before = owned.entries.len();
+        owned.entries.retain(|held| {
+            let is_meant = whole.since < held.version && held.version <= whole.watermark;
+            if !is_meant || kept.contains(&held.key) {
+                return true;
             }
-        }
+            if let Stored::Live { content, share, .. } = &held.body {
+                minus = minus.wrapping_add(*share);
+                dropped.push((held.key.clone(), content.clone()));
+            }
+            false
+        });
+        self.records -= before - owned.entries.len();
         // Tombstones of this range were not told: whoever asks us for it gets the whole set, too.
         owned.floor = owned.floor.max(whole.watermark);
-        self.subtract(owner.id, dropped.len(), minus);
+        let live = u32::try_from(dropped.len()).expect("an owner has at most twenty thousand");
+        self.subtract(owner.id, live, minus);
         dropped
     }
 
@@ -478,7 +479,7 @@ impl Table {
             return *self.buckets;
         }
         let mut sums = [0u64; BUCKETS];
-        for (&id, owned) in self.owners.iter().filter(|(_, owned)| owned.is_counted) {
+        for (id, owned) in self.owners.iter().filter(|(_, owned)| owned.is_counted) {
             let sum = &mut sums[bucket(id)];
             *sum = sum.wrapping_add(owned.salted_sum(salt));
         }
@@ -489,14 +490,14 @@ impl Table {
     pub(crate) fn digests(&self, salt: u64, wants: impl Fn(u8) -> bool) -> Vec<Digest> {
         self.owners
             .iter()
-            .filter(|(id, owned)| owned.is_counted && wants(bucket(**id) as u8))
-            .map(|(&id, owned)| owned.digest(id, salt))
+            .filter(|(id, owned)| owned.is_counted && wants(bucket(*id) as u8))
+            .map(|(id, owned)| owned.digest(id, salt))
             .collect()
     }
 
     /// The digest of one owner, whether it counts or not.
     pub(crate) fn digest(&self, id: NodeId, salt: u64) -> Option<Digest> {
-        self.owners.get(&id).map(|owned| owned.digest(id, salt))
+        self.owners.get(id).map(|owned| owned.digest(id, salt))
     }
 
     /// What changed of an owner after `since`, of at most about `bytes_max` bytes: where it is cut, its watermark says
@@ -511,7 +512,7 @@ impl Table {
         whole: bool,
         bytes_max: usize,
     ) -> Option<Delta> {
-        let owned = self.owners.get(&id)?;
+        let owned = self.owners.get(id)?;
         if epoch > owned.epoch {
             return None;
         }
@@ -521,21 +522,21 @@ impl Table {
         let mut newer: Vec<_> = owned
             .entries
             .iter()
-            .filter(|(_, entry)| entry.version > since)
-            .filter(|(_, entry)| !is_whole || matches!(entry.body, Stored::Live { .. }))
+            .filter(|held| held.version > since)
+            .filter(|held| !is_whole || !held.is_gone())
             .collect();
-        newer.sort_by_key(|(_, entry)| entry.version);
+        newer.sort_by_key(|held| held.version);
         let owner = Owner { id, epoch: owned.epoch };
         // Who asks beyond our own watermark has no gap below `since`, and we claim nothing above it.
         let watermark = owned.watermark.max(since);
         let mut delta = Delta { owner, since, watermark, is_whole, more: false, records: Vec::new() };
         let mut bytes = 0;
-        for (key, entry) in newer {
-            let body = match &entry.body {
+        for held in newer {
+            let body = match &held.body {
                 Stored::Live { bytes, .. } => Body::Live(bytes.clone()),
                 Stored::Gone { .. } => Body::Gone,
             };
-            let record = Record { owner, key: key.clone(), version: entry.version, body };
+            let record = Record { owner, key: held.key.clone(), version: held.version, body };
             bytes += record_bytes(&record);
             if bytes > bytes_max && !delta.records.is_empty() {
                 let last = delta.records.last().map_or(since, |record: &Record| record.version);
@@ -552,8 +553,9 @@ impl Table {
 
     /// Owners that count and of which something has been missing since before `before`.
     pub(crate) fn gaps(&self, before: Time) -> impl Iterator<Item = NodeId> {
-        let is_long = move |owned: &Owned| owned.is_counted && owned.gap_since.is_some_and(|since| since <= before);
-        self.gapped.iter().copied().filter(move |id| self.owners.get(id).is_some_and(is_long))
+        let is_long =
+            move |owned: &Owned| owned.is_counted && owned.gap.as_ref().is_some_and(|gap| gap.since <= before);
+        self.gapped.iter().copied().filter(move |id| self.owners.get(*id).is_some_and(is_long))
     }
 
     /// Forgets tombstones older than [`TOMBSTONE_KEPT`].
@@ -563,12 +565,12 @@ impl Table {
             return;
         }
         let mut oldest: Option<Time> = None;
-        for owned in self.owners.values_mut().filter(|owned| owned.gone > 0) {
+        for owned in self.owners.values_mut().filter(|owned| owned.gone_len() > 0) {
             let floor = &mut owned.floor;
             let before = owned.entries.len();
-            owned.entries.retain(|_, entry| match entry.body {
+            owned.entries.retain(|held| match held.body {
                 Stored::Gone { since } if now.since(since) > TOMBSTONE_KEPT => {
-                    *floor = (*floor).max(entry.version);
+                    *floor = (*floor).max(held.version);
                     false
                 }
                 Stored::Gone { since } => {
@@ -577,30 +579,29 @@ impl Table {
                 }
                 Stored::Live { .. } => true,
             });
-            owned.gone -= before - owned.entries.len();
             self.records -= before - owned.entries.len();
         }
         self.oldest_tombstone = oldest;
     }
 
     /// Live records came in.
-    fn add(&mut self, id: NodeId, live: usize, sum: u64) {
-        let owned = self.owners.get_mut(&id).expect("the caller has just changed its records");
+    fn add(&mut self, id: NodeId, live: u32, sum: u64) {
+        let owned = self.owners.get_mut(id).expect("the caller has just changed its records");
         owned.live += live;
         owned.sum = owned.sum.wrapping_add(sum);
         if owned.is_counted {
-            self.live += live;
+            self.live += live as usize;
             self.shift(id, sum);
         }
     }
 
     /// Live records went.
-    fn subtract(&mut self, id: NodeId, live: usize, sum: u64) {
-        let owned = self.owners.get_mut(&id).expect("the caller has just changed its records");
+    fn subtract(&mut self, id: NodeId, live: u32, sum: u64) {
+        let owned = self.owners.get_mut(id).expect("the caller has just changed its records");
         owned.live -= live;
         owned.sum = owned.sum.wrapping_sub(sum);
         if owned.is_counted {
-            self.live -= live;
+            self.live -= live as usize;
             self.shift(id, sum.wrapping_neg());
         }
     }
@@ -664,7 +665,7 @@ mod tests {
         if delta.is_whole {
             table.retain(delta);
         }
-        table.complete(delta.owner, delta.watermark, Time::ZERO);
+        table.complete(delta.owner, delta.watermark);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use tidings::effect::{Input, InputError, Outbox};
 use tidings::node::{Node, QueueLengths, ViewDigest};
 use tidings::peer::Peer;
+use tidings::pool::Pool;
 use tidings::record::{Key, Owner, Version};
 use tidings::time::Time;
 
@@ -18,13 +19,13 @@ pub enum Process {
 }
 
 impl Process {
-    /// See [`Node::handle`].
+    /// See [`Node::handle_sharing`].
     ///
     /// # Errors
     /// What the node says.
-    pub fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outbox) -> Result<(), InputError> {
+    pub fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outbox, pool: &mut Pool) -> Result<(), InputError> {
         match self {
-            Self::Tidings(node) => node.handle(now, input, out),
+            Self::Tidings(node) => node.handle_sharing(now, input, out, pool),
             Self::Foca(node) => node.handle(now, input, out),
         }
     }

@@ -562,7 +562,7 @@ impl Node {
         // A delta that begins above what we have leaves the gap between.
         let ours = self.table.digest(owner.id, 0).map_or(0, |digest| digest.watermark);
         if is_complete && delta.since <= ours {
-            self.table.complete(owner, delta.watermark, now);
+            self.table.complete(owner, delta.watermark);
         }
         brought
     }

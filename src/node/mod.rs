@@ -29,6 +29,7 @@ use crate::detector::Detector;
 use crate::effect::{Event, Fatal, Input, InputError, Outbox, Warning};
 use crate::pace::{Allowance, Warned};
 use crate::peer::{Epoch, Generation, Member, MemberState, NodeId, Peer};
+use crate::pool::Pool;
 use crate::record::{Key, Owner, Version};
 use crate::roster::{self, Roster};
 use crate::rumors::Rumors;
@@ -280,6 +281,10 @@ impl Around for Surroundings<'_> {
     fn is_present_at(&self, addr: SocketAddr) -> bool {
         self.0.is_present_at(addr)
     }
+
+    fn turn(&self) -> u64 {
+        self.0.turn()
+    }
 }
 
 impl Node {
@@ -379,6 +384,24 @@ impl Node {
         let settled = self.settle(now, out);
         self.count_sent(out);
         result.and(settled)
+    }
+
+    /// Like [`handle`](Self::handle), for one of many nodes in a process: what it learns is held once for all nodes
+    /// that are lent the same `pool`. What comes of the input is the same.
+    ///
+    /// # Errors
+    /// See [`handle`](Self::handle).
+    pub fn handle_sharing(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+        out: &mut Outbox,
+        pool: &mut Pool,
+    ) -> Result<(), InputError> {
+        self.table.lend(pool);
+        let result = self.handle(now, input, out);
+        self.table.lend(pool);
+        result
     }
 
     /// When the node wants to be woken next.

@@ -9,7 +9,7 @@ use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::record::{Content, Instance, Key, MemberRecord, Owner};
 use crate::table::{Merge, RECORDS_MAX, RECORDS_PER_OWNER_MAX, record_bytes};
 use crate::time::Time;
-use crate::wire::{Body, Record, WireError, decode_content, encode_instance};
+use crate::wire::{Body, Record, WireError, encode_instance};
 
 /// What became of a record that came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,17 +311,11 @@ impl Node {
     }
 
     /// What a member's own record says; `None` for any other record.
-    fn member_statement(&self, record: &Record) -> Option<Arc<MemberRecord>> {
-        let Body::Live(bytes) = &record.body else { return None };
+    fn member_statement(&mut self, record: &Record) -> Option<Arc<MemberRecord>> {
         if !record.key.is_member() {
             return None;
         }
-        // Most of them come again: what is known need not be read anew.
-        let content = match self.table.content_of(record.owner.id, &record.key, bytes) {
-            Some(known) => known.clone(),
-            None => decode_content(&record.key, bytes).ok()?,
-        };
-        match content {
+        match self.table.read(record)? {
             Content::Member(said) => Some(said),
             Content::Instance(_) | Content::Unknown => None,
         }

@@ -242,8 +242,9 @@ impl Node {
 
     /// An accusation that we had to bear may be old enough to be refuted.
     pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
-        let anybody = self.roster.present().next().map(|entry| entry.peer);
-        if let Some(from) = anybody.filter(|_| self.own.finding.ends_life()) {
+        let is_down = self.own.finding.ends_life();
+        let anybody = is_down.then(|| self.roster.present().next().map(|entry| entry.peer)).flatten();
+        if let Some(from) = anybody {
             // We were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }

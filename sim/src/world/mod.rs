@@ -28,6 +28,7 @@ use rand::{RngExt, SeedableRng};
 use tidings::effect::{Datagram, Event, Fatal, Input, InputError, Outbox};
 use tidings::node::Tuning;
 use tidings::peer::{MemberState, NodeId, Peer};
+use tidings::pool::Pool;
 use tidings::record::{Instance, Key, Owner};
 use tidings::time::Time;
 
@@ -123,6 +124,8 @@ pub struct World {
     refused: u64,
     fates: Fates,
     out: Outbox,
+    /// What nodes hold equally.
+    pool: Pool,
 }
 
 /// Something planned.
@@ -180,6 +183,7 @@ impl World {
             refused: 0,
             fates: Fates::default(),
             out: Outbox::default(),
+            pool: Pool::sharing(),
             config,
         }
     }
@@ -557,7 +561,7 @@ impl World {
         self.fates.skewed_inputs += u64::from(!host.clock.is_true());
         let node = host.node.as_mut();
         let node = node.unwrap_or_else(|| panic!("host {index} does not run: it cannot be told {input:?}"));
-        let result = node.handle(now, input, &mut out);
+        let result = node.handle(now, input, &mut out, &mut self.pool);
         self.trace.outbox(self.now, index, &out);
         // A node may take a larger epoch; whoever keeps its data directory writes it down.
         let epoch = node.peer().epoch();
