@@ -773,7 +773,7 @@ mod tests {
     fn a_whole_set_told_in_pages_drops_what_is_gone_and_ends() {
         let mut behind = table(&[live("a", 1), live("b", 2), live("c", 3)]);
         let mut ahead = table(&[live("a", 1), gone("b", 4), live("d", 5), live("e", 6), live("f", 7)]);
-        ahead.complete(OWNER, 7, Time::ZERO);
+        ahead.complete(OWNER, 7);
         ahead.forget_tombstones(Time::ZERO + TOMBSTONE_KEPT + Duration::from_secs(1));
         let (mut since, mut whole, mut pages) = (3, false, 0);
         while let Some(delta) = ahead.delta(OWNER.id, OWNER.epoch, since, whole, 1) {
