@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::by_id::{ById, grow};
 use crate::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
+use crate::record::MemberRecord;
 use crate::time::Time;
 use crate::verdict::{Standing, Verdict};
 
@@ -39,10 +40,36 @@ pub(crate) struct Entry {
     pub(crate) evidence: Evidence,
     /// The verdict on this life of it.
     pub(crate) standing: Standing,
-    /// As it was last told to the program; `None` until its own record is known.
-    pub(crate) shown: Option<Arc<Member>>,
+    /// As what it was last told to the program; `None` until its own record is known.
+    pub(crate) told: Option<Told>,
     /// Whether that was an earlier start, and this one has yet to say who it is.
     pub(crate) is_outdated: bool,
+}
+
+/// What the program was told of a member, beside what is known of it now.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) said: Arc<MemberRecord>,
+    pub(crate) state: MemberState,
+    /// Its life then, if it has begun another one since.
+    peer: Option<Box<Peer>>,
+}
+
+impl Entry {
+    /// The member as it was last told to the program. Made when it is asked for: kept for each pair of members, it
+    /// would be a quarter of all that they take.
+    pub(crate) fn shown(&self) -> Option<Arc<Member>> {
+        let told = self.told.as_ref()?;
+        Some(Arc::new(Member {
+            peer: told.peer.as_deref().copied().unwrap_or(self.peer),
+            name: Arc::clone(&told.said.name),
+            zone: Arc::clone(&told.said.zone),
+            state: told.state,
+            evidence: self.evidence.clone(),
+            software: Arc::clone(&told.said.software),
+            wire: told.said.wire,
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -205,16 +232,22 @@ impl Roster {
     /// Lets a life of a member in, in a state; replaces what was known of it. What the program was told, and the
     /// evidence, stay.
     pub(crate) fn put(&mut self, peer: Peer, state: MemberState, now: Time) {
-        let before = self.take(peer.id);
+        let mut before = self.take(peer.id);
         let is_outdated = before
             .as_ref()
-            .is_some_and(|entry| entry.shown.is_some() && (entry.is_outdated || !entry.peer.is_same_start(&peer)));
+            .is_some_and(|entry| entry.told.is_some() && (entry.is_outdated || !entry.peer.is_same_start(&peer)));
         let standing = before.as_ref().and_then(|entry| match () {
             () if entry.peer == peer => Some(entry.standing),
             () if entry.peer.is_same_start(&peer) => Some(entry.standing.renewed(now)),
             () => None,
         });
-        let (evidence, shown) = before.map_or_else(Default::default, |entry| (entry.evidence, entry.shown));
+        let (evidence, mut told) =
+            before.as_mut().map_or_else(Default::default, |entry| (entry.evidence.clone(), entry.told.take()));
+        if let (Some(told), Some(before)) = (&mut told, &before)
+            && before.peer != peer
+        {
+            told.peer.get_or_insert_with(|| Box::new(before.peer));
+        }
         let standing = standing.unwrap_or(Standing::spotless(peer.id, now));
         let is_accused = state.is_present() && standing.finding.accuses();
         let state = if is_accused { MemberState::Unreachable } else { state };
@@ -223,7 +256,7 @@ impl Roster {
             grow(&mut self.by_addr);
             self.by_addr.insert(index, claim);
         }
-        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, shown, is_outdated });
+        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, told, is_outdated });
         self.enter(peer.id);
     }
 
@@ -310,12 +343,21 @@ impl Roster {
         self.look_after_me();
     }
 
-    /// Notes how a member was told to the program.
-    pub(crate) fn show(&mut self, id: NodeId, shown: Arc<Member>) {
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.is_outdated = !shown.peer.is_same_start(&entry.peer);
-            entry.shown = Some(shown);
-        }
+    /// Tells the program of a member as it is now, with what it says of itself.
+    pub(crate) fn show(&mut self, id: NodeId, said: Arc<MemberRecord>) -> Option<Arc<Member>> {
+        let entry = self.entries.get_mut(id)?;
+        entry.is_outdated = false;
+        entry.told = Some(Told { said, state: entry.state, peer: None });
+        entry.shown()
+    }
+
+    /// Tells the program of a member once more, in another state; `None` if it was not told of it.
+    pub(crate) fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
+        let entry = self.entries.get_mut(id)?;
+        let told = entry.told.as_mut()?;
+        told.state = state;
+        entry.is_outdated = told.peer.as_ref().is_some_and(|peer| !peer.is_same_start(&entry.peer));
+        entry.shown()
     }
 
     /// Forgets a member.

@@ -1,9 +1,10 @@
 //! News on its way: what is new here is passed on at once, repeated lazily a bounded number of times, and then
 //! forgotten. Knows nothing of datagrams, of who is where, or of what the news is about.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::by_id::grow;
 use crate::time::Time;
 
 /// Rumors remembered at once. Beyond, news is still passed on at once, but neither repeated nor recognised when its
@@ -20,7 +21,8 @@ const RUMOR_KEPT: Duration = Duration::from_secs(10);
 const REPEATS_LOOKED_AT: usize = 16;
 
 #[derive(Debug)]
-struct Rumor {
+struct Rumor<S> {
+    subject: S,
     version: u64,
     born: Time,
     /// Whether it was passed on along the tree.
@@ -42,17 +44,29 @@ pub(crate) struct Hot<S> {
 }
 
 /// The queue of news about subjects `S`; of each the latest version.
+///
+/// While thousands join there are as many rumors in each of them: one is held once, and known by its place elsewhere.
 #[derive(Debug)]
 pub(crate) struct Rumors<S> {
-    rumors: BTreeMap<S, Rumor>,
-    by_age: VecDeque<(Time, S)>,
+    rumors: Vec<Option<Rumor<S>>>,
+    free: Vec<u32>,
+    /// Where they are, in order of their subjects.
+    order: Vec<u32>,
+    by_age: VecDeque<(Time, u32)>,
     hot: Vec<Hot<S>>,
-    lazy: VecDeque<S>,
+    lazy: VecDeque<u32>,
 }
 
 impl<S> Default for Rumors<S> {
     fn default() -> Self {
-        Self { rumors: BTreeMap::new(), by_age: VecDeque::new(), hot: Vec::new(), lazy: VecDeque::new() }
+        Self {
+            rumors: Vec::new(),
+            free: Vec::new(),
+            order: Vec::new(),
+            by_age: VecDeque::new(),
+            hot: Vec::new(),
+            lazy: VecDeque::new(),
+        }
     }
 }
 
@@ -60,26 +74,40 @@ impl<S: Clone + Ord> Rumors<S> {
     /// Something is new here; `until` ends our part of the ring. False if the queue was full, and it is not remembered.
     pub(crate) fn learn(&mut self, subject: S, version: u64, until: u64, now: Time) -> bool {
         self.hot.push(Hot { subject: subject.clone(), until, is_new: true });
-        if self.rumors.len() >= RUMORS_MAX && !self.rumors.contains_key(&subject) {
+        let found = self.find(&subject);
+        if self.len() >= RUMORS_MAX && found.is_err() {
             return false;
         }
-        let before = self.rumors.get(&subject);
-        let is_waiting = before.is_some_and(|rumor| rumor.is_waiting);
-        if before.is_none() {
-            self.by_age.push_back((now, subject.clone()));
-        }
-        if !is_waiting {
-            self.lazy.push_back(subject.clone());
-        }
         let is_relayed = until != 0;
-        let rumor = Rumor { version, born: now, is_relayed, repeats_left: LAZY_REPEATS, is_waiting: true };
-        self.rumors.insert(subject, rumor);
+        let rumor = Rumor { subject, version, born: now, is_relayed, repeats_left: LAZY_REPEATS, is_waiting: true };
+        let (place, was_waiting) = match found {
+            Ok(index) => {
+                let place = self.order[index];
+                (place, self.at(place).is_waiting)
+            }
+            Err(index) => {
+                let place = self.free.pop().unwrap_or_else(|| {
+                    grow(&mut self.rumors);
+                    self.rumors.push(None);
+                    u32::try_from(self.rumors.len() - 1).expect("there are at most RUMORS_MAX")
+                });
+                grow(&mut self.order);
+                self.order.insert(index, place);
+                self.by_age.push_back((now, place));
+                (place, false)
+            }
+        };
+        self.rumors[place as usize] = Some(rumor);
+        if !was_waiting {
+            self.lazy.push_back(place);
+        }
         true
     }
 
     /// Known news came again along the tree: if it came aside of the tree before, our part is still to be done.
     pub(crate) fn hear_again(&mut self, subject: &S, version: u64, until: u64) {
-        let Some(rumor) = self.rumors.get_mut(subject) else { return };
+        let Ok(index) = self.find(subject) else { return };
+        let rumor = self.at_mut(self.order[index]);
         if until != 0 && rumor.version == version && !rumor.is_relayed {
             rumor.is_relayed = true;
             self.hot.push(Hot { subject: subject.clone(), until, is_new: false });
@@ -99,55 +127,59 @@ impl<S: Clone + Ord> Rumors<S> {
     /// Offers rumors for a datagram that is sent anyway: `fill` says whether it took one.
     pub(crate) fn repeat(&mut self, mut fill: impl FnMut(&S) -> bool) {
         for _ in 0..REPEATS_LOOKED_AT.min(self.lazy.len()) {
-            let Some(subject) = self.lazy.pop_front() else { break };
-            let Some(rumor) = self.rumors.get_mut(&subject) else { continue };
+            let Some(place) = self.lazy.pop_front() else { break };
+            let rumor = self.at_mut(place);
             rumor.is_waiting = false;
             if rumor.repeats_left == 0 {
                 continue;
             }
             // One that does not fit here must not keep the others waiting.
-            if fill(&subject) {
+            if fill(&rumor.subject) {
                 rumor.repeats_left -= 1;
             }
             if rumor.repeats_left > 0 {
                 rumor.is_waiting = true;
-                self.lazy.push_back(subject);
+                self.lazy.push_back(place);
             }
         }
     }
 
     /// Forgets what is old.
     pub(crate) fn forget(&mut self, now: Time) {
-        let before = self.rumors.len();
-        while let Some((born, _)) = self.by_age.front() {
-            if now.since(*born) <= RUMOR_KEPT {
+        let mut gone = Vec::new();
+        while let Some(&(queued, place)) = self.by_age.front() {
+            if now.since(queued) <= RUMOR_KEPT {
                 break;
             }
-            let (_, subject) = self.by_age.pop_front().expect("just looked at");
-            match self.rumors.get(&subject) {
+            self.by_age.pop_front();
+            let born = self.at(place).born;
+            if now.since(born) <= RUMOR_KEPT {
                 // Told anew since: its age counts from then.
-                Some(rumor) if now.since(rumor.born) <= RUMOR_KEPT => {
-                    self.by_age.push_back((rumor.born, subject));
-                }
-                _ => {
-                    self.rumors.remove(&subject);
-                }
+                self.by_age.push_back((born, place));
+            } else {
+                self.rumors[place as usize] = None;
+                gone.push(place);
             }
         }
-        if self.rumors.len() < before {
-            let rumors = &self.rumors;
-            self.lazy.retain(|subject| rumors.contains_key(subject));
+        if gone.is_empty() {
+            return;
         }
-        if self.rumors.is_empty() {
+        let rumors = &self.rumors;
+        let is_left = |place: &u32| rumors[*place as usize].is_some();
+        self.order.retain(is_left);
+        self.lazy.retain(is_left);
+        self.free.append(&mut gone);
+        if self.order.is_empty() {
             // A join of thousands would else be paid for in memory ever after.
-            (self.by_age, self.lazy) = (VecDeque::new(), VecDeque::new());
+            let hot = std::mem::take(&mut self.hot);
+            *self = Self { hot, ..Self::default() };
         }
     }
 
     /// What is remembered, the latest first, `count` at most.
     pub(crate) fn recent(&self, count: usize) -> Vec<&S> {
         // Not by the queue: what was told anew keeps its place there.
-        let mut recent: Vec<_> = self.rumors.iter().map(|(subject, rumor)| (rumor.born, subject)).collect();
+        let mut recent: Vec<_> = self.rumors.iter().flatten().map(|rumor| (rumor.born, &rumor.subject)).collect();
         let latest_first = |one: &(Time, &S), other: &(Time, &S)| other.cmp(one);
         if recent.len() > count {
             recent.select_nth_unstable_by(count, latest_first);
@@ -163,8 +195,21 @@ impl<S: Clone + Ord> Rumors<S> {
     }
 
     /// Rumors remembered.
-    pub(crate) fn len(&self) -> usize {
-        self.rumors.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The index in the order of a subject, or the one where it would be.
+    fn find(&self, subject: &S) -> Result<usize, usize> {
+        self.order.binary_search_by(|&place| self.at(place).subject.cmp(subject))
+    }
+
+    fn at(&self, place: u32) -> &Rumor<S> {
+        self.rumors[place as usize].as_ref().expect("only those that are there are listed anywhere")
+    }
+
+    fn at_mut(&mut self, place: u32) -> &mut Rumor<S> {
+        self.rumors[place as usize].as_mut().expect("only those that are there are listed anywhere")
     }
 }
 

@@ -278,6 +278,11 @@ impl Table {
         self.owners.get(id)?.entry(key)?.content()
     }
 
+    /// A key of an owner as it is held here.
+    pub(crate) fn key(&self, id: NodeId, key: &Key) -> Option<&Key> {
+        Some(&self.owners.get(id)?.entry(key)?.key)
+    }
+
     /// What a live record says; `None` if it cannot be read. Most come again: what is known need not be read anew.
     pub(crate) fn read(&mut self, record: &Record) -> Option<Content> {
         let Body::Live(bytes) = &record.body else { return None };

@@ -247,13 +247,19 @@ impl Node {
         let Some(entry) = self.roster.take(id) else { return };
         self.namesakes.remove(&id);
         self.roster.bury(id, entry.peer.generation, now);
-        if let Some(shown) = entry.shown {
+        if let Some(shown) = entry.shown() {
             out.events.push(Event::MemberForgotten(shown));
         }
     }
 
     /// Forgets members that have been gone for long.
     pub(super) fn reap(&mut self, now: Time, out: &mut Outbox) {
+        // Every second, and mostly nobody has been gone for that long.
+        let turn = self.roster.turn();
+        if self.reap_from.is_some_and(|(at, oldest)| at == turn && now.since(oldest) <= DOWN_KEPT) {
+            return;
+        }
+        self.reap_from = self.roster.absent().map(|(_, entry)| entry.since).min().map(|oldest| (turn, oldest));
         let absent = self.roster.absent();
         let gone: Vec<_> = absent.filter(|(_, entry)| now.since(entry.since) > DOWN_KEPT).map(|(id, _)| id).collect();
         for id in gone {
@@ -362,16 +368,7 @@ impl Node {
     pub(super) fn show(&mut self, now: Time, id: NodeId, is_new: bool, out: &mut Outbox) {
         let Some(said) = self.statement(id) else { return };
         let Some(entry) = self.roster.get(id).filter(|entry| entry.state.is_present()) else { return };
-        let shown = Arc::new(Member {
-            peer: entry.peer,
-            name: said.name.clone(),
-            zone: said.zone.clone(),
-            state: entry.state,
-            evidence: entry.evidence.clone(),
-            software: said.software.clone(),
-            wire: said.wire,
-        });
-        let is_new = is_new || entry.shown.is_none() || entry.is_outdated;
+        let is_new = is_new || entry.told.is_none() || entry.is_outdated;
         let peer = entry.peer;
         if said.name == self.config.name {
             let is_joining = !self.is_ready;
@@ -380,7 +377,7 @@ impl Node {
         } else {
             self.namesakes.remove(&id);
         }
-        self.roster.show(id, shown.clone());
+        let Some(shown) = self.roster.show(id, said) else { return };
         if !is_new {
             out.events.push(Event::MemberChanged(shown));
             return;
@@ -395,7 +392,7 @@ impl Node {
 
     /// Whether the program was told of this start of a member.
     pub(super) fn was_told(&self, id: NodeId) -> bool {
-        id == self.config.id || self.roster.get(id).is_some_and(|entry| entry.shown.is_some() && !entry.is_outdated)
+        id == self.config.id || self.roster.get(id).is_some_and(|entry| entry.told.is_some() && !entry.is_outdated)
     }
 
     /// Whether the program was told of this start of a member, and it is present.
@@ -406,10 +403,7 @@ impl Node {
 
     /// The member as it was told to the program, in another state.
     pub(super) fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
-        let shown = self.roster.get(id)?.shown.clone()?;
-        let shown = Arc::new(Member { state, ..(*shown).clone() });
-        self.roster.show(id, shown.clone());
-        Some(shown)
+        self.roster.restate(id, state)
     }
 
     fn tell_services_down(&self, id: NodeId, reason: GoneReason, out: &mut Outbox) {

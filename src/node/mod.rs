@@ -228,6 +228,8 @@ pub struct Node {
     disputes_left: u8,
     /// Who was told our latest verdicts, and when.
     pushed: BTreeMap<NodeId, Time>,
+    /// The roster's turn when absent members were last looked through, and since when the first of them was gone.
+    reap_from: Option<(u64, Time)>,
     /// Members whose state changed, and when the program hears of it and last heard.
     untold: BTreeSet<NodeId>,
     tell_at: Option<Time>,
@@ -315,6 +317,7 @@ impl Node {
             forgetting: BTreeSet::new(),
             disputes_left: 0,
             pushed: BTreeMap::new(),
+            reap_from: None,
             untold: BTreeSet::new(),
             tell_at: None,
             told: Time::ZERO,

@@ -94,7 +94,9 @@ impl Node {
 
     fn learn(&mut self, now: Time, record: &Record, until: Option<u64>) {
         let Some(until) = until else { return };
-        if !self.rumors.learn((record.owner, record.key.clone()), record.version, until, now) {
+        // The table's key, if it has it: that one stays anyway.
+        let key = self.table.key(record.owner.id, &record.key).unwrap_or(&record.key).clone();
+        if !self.rumors.learn((record.owner, key), record.version, until, now) {
             self.counters.rumors_limited += 1;
         }
     }

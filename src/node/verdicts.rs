@@ -498,7 +498,11 @@ impl Node {
         for (id, state) in self.roster.successors() {
             if state != MemberState::Unreachable {
                 is_ours = false;
-                continue;
+                if anyway {
+                    continue;
+                }
+                // Whoever else is unreachable is for others to look after.
+                break;
             }
             let entry = self.roster.get(id).expect("it is on the ring");
             let standing = entry.standing;
@@ -533,7 +537,8 @@ impl Node {
         self.told = now;
         for id in std::mem::take(&mut self.untold) {
             let Some(state) = self.roster.get(id).map(|entry| entry.state) else { continue };
-            let is_told = self.roster.get(id).and_then(|entry| entry.shown.as_ref()).is_some_and(|m| m.state == state);
+            let is_told =
+                self.roster.get(id).and_then(|entry| entry.told.as_ref()).is_some_and(|told| told.state == state);
             if is_told || !state.is_present() {
                 continue;
             }
