@@ -40,8 +40,10 @@ pub(crate) struct Entry {
     pub(crate) evidence: Evidence,
     /// The verdict on this life of it.
     pub(crate) standing: Standing,
-    /// As what it was last told to the program; `None` until its own record is known.
+    /// What the program was last told of it; `None` until its own record is known.
     pub(crate) told: Option<Told>,
+    /// As being in what state; means nothing while it was not told.
+    pub(crate) told_state: MemberState,
     /// Whether that was an earlier start, and this one has yet to say who it is.
     pub(crate) is_outdated: bool,
 }
@@ -49,8 +51,7 @@ pub(crate) struct Entry {
 /// What the program was told of a member, beside what is known of it now.
 #[derive(Debug)]
 pub(crate) struct Told {
-    pub(crate) said: Arc<MemberRecord>,
-    pub(crate) state: MemberState,
+    said: Arc<MemberRecord>,
     /// Its life then, if it has begun another one since.
     peer: Option<Box<Peer>>,
 }
@@ -64,7 +65,7 @@ impl Entry {
             peer: told.peer.as_deref().copied().unwrap_or(self.peer),
             name: Arc::clone(&told.said.name),
             zone: Arc::clone(&told.said.zone),
-            state: told.state,
+            state: self.told_state,
             evidence: self.evidence.clone(),
             software: Arc::clone(&told.said.software),
             wire: told.said.wire,
@@ -241,8 +242,9 @@ impl Roster {
             () if entry.peer.is_same_start(&peer) => Some(entry.standing.renewed(now)),
             () => None,
         });
-        let (evidence, mut told) =
-            before.as_mut().map_or_else(Default::default, |entry| (entry.evidence.clone(), entry.told.take()));
+        let evidence = before.as_ref().map(|entry| entry.evidence.clone()).unwrap_or_default();
+        let told_state = before.as_ref().map_or(state, |entry| entry.told_state);
+        let mut told = before.as_mut().and_then(|entry| entry.told.take());
         if let (Some(told), Some(before)) = (&mut told, &before)
             && before.peer != peer
         {
@@ -256,7 +258,8 @@ impl Roster {
             grow(&mut self.by_addr);
             self.by_addr.insert(index, claim);
         }
-        self.entries.insert(peer.id, Entry { peer, state, since: now, evidence, standing, told, is_outdated });
+        let entry = Entry { peer, state, since: now, evidence, standing, told, told_state, is_outdated };
+        self.entries.insert(peer.id, entry);
         self.enter(peer.id);
     }
 
@@ -347,7 +350,8 @@ impl Roster {
     pub(crate) fn show(&mut self, id: NodeId, said: Arc<MemberRecord>) -> Option<Arc<Member>> {
         let entry = self.entries.get_mut(id)?;
         entry.is_outdated = false;
-        entry.told = Some(Told { said, state: entry.state, peer: None });
+        entry.told = Some(Told { said, peer: None });
+        entry.told_state = entry.state;
         entry.shown()
     }
 
@@ -355,7 +359,7 @@ impl Roster {
     pub(crate) fn restate(&mut self, id: NodeId, state: MemberState) -> Option<Arc<Member>> {
         let entry = self.entries.get_mut(id)?;
         let told = entry.told.as_mut()?;
-        told.state = state;
+        entry.told_state = state;
         entry.is_outdated = told.peer.as_ref().is_some_and(|peer| !peer.is_same_start(&entry.peer));
         entry.shown()
     }

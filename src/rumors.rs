@@ -1,10 +1,12 @@
 //! News on its way: what is new here is passed on at once, repeated lazily a bounded number of times, and then
-//! forgotten. Knows nothing of datagrams, of who is where, or of what the news is about.
+//! forgotten. Knows nothing of datagrams, of who is where, or of what the news says.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::by_id::grow;
+use crate::peer::{Generation, NodeId};
+use crate::record::{Key, Owner};
 use crate::time::Time;
 
 /// Rumors remembered at once. Beyond, news is still passed on at once, but neither repeated nor recognised when its
@@ -43,6 +45,24 @@ pub(crate) struct Hot<S> {
     pub(crate) is_new: bool,
 }
 
+/// What a rumor may be about.
+pub(crate) trait Subject: Clone + Ord {
+    /// Some bits of it that differ between most.
+    fn head(&self) -> u32;
+}
+
+impl Subject for (Owner, Key) {
+    fn head(&self) -> u32 {
+        (self.0.id.0 >> 32) as u32
+    }
+}
+
+impl Subject for (NodeId, Generation) {
+    fn head(&self) -> u32 {
+        (self.0.0 >> 32) as u32
+    }
+}
+
 /// The queue of news about subjects `S`; of each the latest version.
 ///
 /// While thousands join there are as many rumors in each of them: one is held once, and known by its place elsewhere.
@@ -50,8 +70,9 @@ pub(crate) struct Hot<S> {
 pub(crate) struct Rumors<S> {
     rumors: Vec<Option<Rumor<S>>>,
     free: Vec<u32>,
-    /// Where they are, in order of their subjects.
-    order: Vec<u32>,
+    /// Where they are, in order of their subjects; each beside its subject's head, so that most comparisons touch no
+    /// rumor.
+    order: Vec<(u32, u32)>,
     by_age: VecDeque<(Time, u32)>,
     hot: Vec<Hot<S>>,
     lazy: VecDeque<u32>,
@@ -70,10 +91,11 @@ impl<S> Default for Rumors<S> {
     }
 }
 
-impl<S: Clone + Ord> Rumors<S> {
+impl<S: Subject> Rumors<S> {
     /// Something is new here; `until` ends our part of the ring. False if the queue was full, and it is not remembered.
     pub(crate) fn learn(&mut self, subject: S, version: u64, until: u64, now: Time) -> bool {
         self.hot.push(Hot { subject: subject.clone(), until, is_new: true });
+        let head = subject.head();
         let found = self.find(&subject);
         if self.len() >= RUMORS_MAX && found.is_err() {
             return false;
@@ -82,7 +104,7 @@ impl<S: Clone + Ord> Rumors<S> {
         let rumor = Rumor { subject, version, born: now, is_relayed, repeats_left: LAZY_REPEATS, is_waiting: true };
         let (place, was_waiting) = match found {
             Ok(index) => {
-                let place = self.order[index];
+                let (_, place) = self.order[index];
                 (place, self.at(place).is_waiting)
             }
             Err(index) => {
@@ -92,7 +114,7 @@ impl<S: Clone + Ord> Rumors<S> {
                     u32::try_from(self.rumors.len() - 1).expect("there are at most RUMORS_MAX")
                 });
                 grow(&mut self.order);
-                self.order.insert(index, place);
+                self.order.insert(index, (head, place));
                 self.by_age.push_back((now, place));
                 (place, false)
             }
@@ -107,7 +129,7 @@ impl<S: Clone + Ord> Rumors<S> {
     /// Known news came again along the tree: if it came aside of the tree before, our part is still to be done.
     pub(crate) fn hear_again(&mut self, subject: &S, version: u64, until: u64) {
         let Ok(index) = self.find(subject) else { return };
-        let rumor = self.at_mut(self.order[index]);
+        let rumor = self.at_mut(self.order[index].1);
         if until != 0 && rumor.version == version && !rumor.is_relayed {
             rumor.is_relayed = true;
             self.hot.push(Hot { subject: subject.clone(), until, is_new: false });
@@ -165,9 +187,9 @@ impl<S: Clone + Ord> Rumors<S> {
             return;
         }
         let rumors = &self.rumors;
-        let is_left = |place: &u32| rumors[*place as usize].is_some();
-        self.order.retain(is_left);
-        self.lazy.retain(is_left);
+        let is_left = |place: u32| rumors[place as usize].is_some();
+        self.order.retain(|&(_, place)| is_left(place));
+        self.lazy.retain(|&place| is_left(place));
         self.free.append(&mut gone);
         if self.order.is_empty() {
             // A join of thousands would else be paid for in memory ever after.
@@ -201,7 +223,9 @@ impl<S: Clone + Ord> Rumors<S> {
 
     /// The index in the order of a subject, or the one where it would be.
     fn find(&self, subject: &S) -> Result<usize, usize> {
-        self.order.binary_search_by(|&place| self.at(place).subject.cmp(subject))
+        let head = subject.head();
+        self.order
+            .binary_search_by(|&(other, place)| other.cmp(&head).then_with(|| self.at(place).subject.cmp(subject)))
     }
 
     fn at(&self, place: u32) -> &Rumor<S> {
@@ -216,6 +240,12 @@ impl<S: Clone + Ord> Rumors<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Subject for &'static str {
+        fn head(&self) -> u32 {
+            0
+        }
+    }
 
     #[test]
     fn news_is_hot_once_and_repeated_once() {

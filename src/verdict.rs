@@ -6,6 +6,7 @@
 //! accused clears itself with the next turn, as in SWIM by the incarnation (Das, Gupta and Motivala, DSN 2002, section
 //! 4.2).
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,10 @@ impl Verdict {
     }
 }
 
+const fn mark(now: Time) -> Option<NonZeroU64> {
+    NonZeroU64::new(now.as_nanos().saturating_add(1))
+}
+
 /// The turn decides; of one turn, the graver finding.
 const fn rank(turn: u32, finding: Finding) -> u64 {
     (turn as u64) << 3 | finding as u64
@@ -105,8 +110,8 @@ pub struct Standing {
     pub witnesses: u8,
     /// Since when it stands here.
     pub since: Time,
-    /// When it was last cleared.
-    cleared: Option<Time>,
+    /// When it was last cleared, in nanoseconds and one: there is a standing for each pair of members.
+    cleared: Option<NonZeroU64>,
 }
 
 impl Standing {
@@ -133,7 +138,7 @@ impl Standing {
 
     /// The same start, in its next life: what it was accused of is over, and that counts as being cleared.
     pub const fn renewed(&self, now: Time) -> Self {
-        let cleared = if self.finding.accuses() { Some(now) } else { self.cleared };
+        let cleared = if self.finding.accuses() { mark(now) } else { self.cleared };
         Self { cleared, ..Self::spotless(self.by, now) }
     }
 
@@ -148,7 +153,7 @@ impl Standing {
             self.since = now;
         }
         if !verdict.finding.accuses() || (is_later && self.turn > 0) {
-            self.cleared = Some(now);
+            self.cleared = mark(now);
         }
         (self.turn, self.finding) = (verdict.turn, verdict.finding);
         (self.by, self.witnesses) = (verdict.by, verdict.witnesses);
@@ -157,7 +162,7 @@ impl Standing {
 
     /// Whether it was cleared of late, and must stay accused for a while.
     pub fn is_damped(&self, now: Time) -> bool {
-        self.cleared.is_some_and(|at| now.since(at) < CLEARED_EVERY)
+        self.cleared.is_some_and(|at| now.since(Time::from_nanos(at.get() - 1)) < CLEARED_EVERY)
     }
 }
 

@@ -251,6 +251,8 @@ pub struct Node {
     goodbyes: BTreeMap<NodeId, (Time, Record)>,
     /// How fast the others may change their records: of those that did of late.
     changes: BTreeMap<NodeId, Allowance>,
+    /// How many were left when they were last tidied.
+    changes_tidied: usize,
     conversations: BTreeMap<u64, Conversation>,
     /// Whether we have yet to pull everything from somebody, and not before when.
     needs_pull: bool,
@@ -339,6 +341,7 @@ impl Node {
             limbo: records::Limbo::default(),
             goodbyes: BTreeMap::new(),
             changes: BTreeMap::new(),
+            changes_tidied: 0,
             conversations: BTreeMap::new(),
             needs_pull: true,
             pull_at: now,
@@ -401,6 +404,10 @@ impl Node {
         out: &mut Outbox,
         pool: &mut Pool,
     ) -> Result<(), InputError> {
+        // By itself it learns nothing.
+        if matches!(input, Input::Wake) {
+            return self.handle(now, input, out);
+        }
         self.table.lend(pool);
         let result = self.handle(now, input, out);
         self.table.lend(pool);

@@ -12,6 +12,9 @@ use crate::time::Time;
 use crate::wire::{Body, Record, WireError, encode_instance};
 
 /// What became of a record that came in.
+/// Owners whose rate of changes is followed before those are let go that have not changed of late.
+const CHANGES_UNTIDIED: usize = 64;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Taken {
     /// It is new here.
@@ -153,6 +156,11 @@ impl Node {
             && record.version > self.table.version(owner, &record.key);
         if !is_news {
             return false;
+        }
+        // What is full again says nothing: while thousands join, they would stand here until the next second.
+        if self.changes.len() >= self.changes_tidied * 2 + CHANGES_UNTIDIED {
+            self.changes.retain(|_, allowance| !allowance.is_full(now));
+            self.changes_tidied = self.changes.len();
         }
         let allowance = self
             .changes

@@ -537,8 +537,7 @@ impl Node {
         self.told = now;
         for id in std::mem::take(&mut self.untold) {
             let Some(state) = self.roster.get(id).map(|entry| entry.state) else { continue };
-            let is_told =
-                self.roster.get(id).and_then(|entry| entry.told.as_ref()).is_some_and(|told| told.state == state);
+            let is_told = self.roster.get(id).is_some_and(|entry| entry.told.is_some() && entry.told_state == state);
             if is_told || !state.is_present() {
                 continue;
             }

@@ -196,6 +196,8 @@ pub(super) enum Hold {
 #[derive(Default, Debug)]
 pub(super) struct Wake {
     pub(super) at: Option<Time>,
+    /// When the node wants to be woken, by its own clock, as it said after its last input.
+    pub(super) wanted: Option<Time>,
     /// A planned wake of an older number is void.
     pub(super) number: u64,
     /// Wakes that were delivered at `moment`.

@@ -82,7 +82,7 @@ impl World {
         }
         host.wake.at = None;
         // The node may have moved its wake to later since this one was armed.
-        let next = host.node.as_ref().and_then(Process::next_wake).map(|at| host.clock.world(at));
+        let next = host.wake.wanted.map(|at| host.clock.world(at));
         if next.is_none_or(|at| at > now) {
             self.arm(index);
             return;
@@ -101,10 +101,11 @@ impl World {
     /// Plans the wake that the node wants, unless an earlier one is planned, which then plans it anew.
     pub(super) fn arm(&mut self, index: HostIndex) {
         let host = &mut self.hosts[index];
+        host.wake.wanted = host.node.as_ref().and_then(Process::next_wake);
         if matches!(host.hold, Hold::Frozen(_)) {
             return;
         }
-        let Some(at) = host.node.as_ref().and_then(Process::next_wake) else { return };
+        let Some(at) = host.wake.wanted else { return };
         let at = host.clock.world(at).max(self.now);
         if host.wake.at.is_some_and(|armed| armed <= at) {
             return;

@@ -55,8 +55,8 @@ pub type HostIndex = usize;
 const LEAVE_LINGER: Duration = Duration::from_millis(500);
 
 /// In larger worlds only every [`CHECKED_EVERY`]th host's view is looked through at each of its changes.
-const CHECKED_ALL_MAX: usize = 256;
-const CHECKED_EVERY: usize = 16;
+pub(crate) const CHECKED_ALL_MAX: usize = 256;
+pub(crate) const CHECKED_EVERY: usize = 16;
 
 /// A view is looked through once this many of its records came to one change since the last time.
 const CHECKED_PER_CHANGE: usize = 8;
