@@ -247,6 +247,12 @@ mod tests {
         }
     }
 
+    impl Subject for String {
+        fn head(&self) -> u32 {
+            self.len() as u32
+        }
+    }
+
     #[test]
     fn news_is_hot_once_and_repeated_once() {
         let mut rumors = Rumors::default();
