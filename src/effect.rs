@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -44,6 +45,9 @@ pub enum Input<'a> {
     Seeds(Vec<SocketAddr>),
     /// The others reach us at another address from now on.
     Readdress(SocketAddr),
+    /// The program takes no new work: say so of every instance, until everybody who can be reached has confirmed it,
+    /// for this long at most. [`Event::Drained`] tells how that went; goodbye is another matter.
+    Drain(Duration),
     /// The program leaves: say goodbye to everybody.
     Leave,
 }
@@ -202,10 +206,53 @@ pub enum Event {
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
     /// answers it again (false).
     CutOff(bool),
+    /// What [`Input::Drain`] wanted is done, or its time is over.
+    Drained(Arc<Heard>),
     /// Something that an operator should know; the node goes on.
     Warning(Warning),
     /// The node cannot go on and must be stopped.
     Fatal(Fatal),
+}
+
+/// Who confirmed that they know that this member drains.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Heard {
+    /// Members that confirmed it.
+    pub confirmed: usize,
+    /// Members that did not, by name, then by id.
+    pub unconfirmed: Vec<Unconfirmed>,
+}
+
+/// A member that did not confirm: it may go on calling this one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unconfirmed {
+    /// Its name; its id if it never told one.
+    pub name: Arc<str>,
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Why.
+    pub why: WhyUnconfirmed,
+}
+
+/// Why a member did not confirm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhyUnconfirmed {
+    /// It cannot be reached, as far as is known here: nobody waits for it.
+    Unreachable,
+    /// It did not say so in time; software older than this never does.
+    Silent,
+}
+
+impl WhyUnconfirmed {
+    /// The reason as a word, as it stands in every output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
+        }
+    }
 }
 
 /// Something that an operator should know. At most one of a kind and sender a minute is told.
@@ -373,6 +420,9 @@ pub enum InputError {
     /// There is no such instance; nothing changed.
     #[error("no instance {0} is registered here")]
     UnknownInstance(Key),
+    /// The node is draining: its instances take nothing new, and no others are offered.
+    #[error("the member is draining and offers nothing new")]
+    Draining,
     /// The node has left.
     #[error("the node has left the cluster")]
     HasLeft,

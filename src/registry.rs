@@ -17,7 +17,9 @@ use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Instance, InstanceError, Key, check_name};
 
+pub use crate::effect::{Heard, Unconfirmed, WhyUnconfirmed};
 pub use crate::net::advertise::{Advertise, AdvertiseError};
+pub use crate::net::gate::{Draining, Gate, Pass};
 pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
@@ -30,6 +32,10 @@ pub const JOIN_MAX: usize = 256;
 
 /// How long a start waits to join, unless said otherwise.
 pub const JOIN_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a drain waits, at the most, for members to confirm that they know of it: those that have not by then are
+/// reported, and the drain goes on.
+pub const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a start does while nobody of those to join answers. With nobody to join, every start is at once complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -534,6 +540,58 @@ impl Registry {
         }
     }
 
+    /// The gate that the program's work passes: let every call and every job take a [`Pass`], and a
+    /// [drain](Self::drain) waits for them. It closes when the member drains.
+    pub fn gate(&self) -> &Gate {
+        &self.link.gate
+    }
+
+    /// Leaves without losing a call: closes the [`gate`](Self::gate), says of every instance that it is draining, and
+    /// waits until the reachable members have confirmed that they know (for [`CONFIRM_WAIT_MAX`] at most) and until all
+    /// work that passed the gate has ended; then it [leaves](Self::leave). All of it but the goodbye takes `timeout` at
+    /// most; what is not done by then is reported, not waited for.
+    ///
+    /// A member that cannot be reached is not waited for either: it is reported by name. Dropped before its end, this
+    /// leaves the member draining; call it again to go on.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidings::registry::Registry;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let registry = Registry::builder("demo", "shop").start().await?;
+    /// let call = registry.gate().call()?;
+    /// // ... the call is answered, here by another task ...
+    /// drop(call);
+    /// let drained = registry.drain(Duration::from_secs(10)).await?;
+    /// assert!(drained.is_clean());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The member stopped for another reason, before or meanwhile.
+    pub async fn drain(&self, timeout: Duration) -> Result<Drained, LeaveError> {
+        let began = self.link.clock.now();
+        let gate = &self.link.gate;
+        gate.close();
+        let is_over = self.after(timeout);
+        let (done, heard) = oneshot::channel();
+        self.send(Command::Drain(timeout.min(CONFIRM_WAIT_MAX), done)).map_err(|reason| LeaveError { reason })?;
+        let heard = self.answer(heard).await.map_err(|reason| LeaveError { reason })?;
+        let confirmed_after = self.link.clock.now().since(began);
+        tokio::select! {
+            biased;
+            () = gate.idle() => {}
+            () = is_over => {}
+        }
+        let Heard { confirmed, unconfirmed } = Heard::clone(&heard);
+        let (calls_left, tasks_left) = (gate.calls(), gate.tasks());
+        let took = self.link.clock.now().since(began);
+        self.leave().await?;
+        Ok(Drained { confirmed, unconfirmed, confirmed_after, calls_left, tasks_left, took })
+    }
+
     /// How long ago a member was last heard; `None` if it never was.
     pub fn age(&self, evidence: &Evidence) -> Option<Duration> {
         evidence.last().map(|at| self.link.clock.now().since(at))
@@ -774,6 +832,33 @@ pub enum WithdrawError {
     Stopped(StopReason),
 }
 
+/// How a drain went; the member has left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Members that confirmed that they know that this one takes no new work.
+    pub confirmed: usize,
+    /// Members that did not: they may have gone on calling until they heard of the goodbye.
+    pub unconfirmed: Vec<Unconfirmed>,
+    /// When the last confirmation came, or the waiting for more of them ended.
+    pub confirmed_after: Duration,
+    /// Calls that were still inside the gate when the time was over.
+    pub calls_left: u64,
+    /// Jobs that were.
+    pub tasks_left: u64,
+    /// How long it took, up to the goodbye.
+    pub took: Duration,
+}
+
+impl Drained {
+    /// Whether nothing was cut off: no work was left, and every member that could be reached has confirmed. Otherwise
+    /// the drain was forced by its timeout.
+    pub fn is_clean(&self) -> bool {
+        let is_silent = |member: &Unconfirmed| member.why == WhyUnconfirmed::Silent;
+        self.calls_left + self.tasks_left == 0 && !self.unconfirmed.iter().any(is_silent)
+    }
+}
+
 /// The member stopped without a goodbye, or nobody knows whether with one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no goodbye: {reason}")]
@@ -941,6 +1026,38 @@ mod tests {
         while soon(own.changed()).await.is_ok() {}
         while soon(events.next()).await.is_some() {}
         assert!(soon(b.watch("web").changed()).await.is_err() && soon(b.events().next()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_drain_tells_everybody_and_waits_for_the_work_inside() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let mut seen = a.watch("web");
+        let _registration = soon(b.register(web(80))).await.unwrap();
+        until(&mut seen, |web| web.healthy().len() == 1).await;
+        let call = b.gate().call().unwrap();
+        let (draining, closed) = (b.clone(), b.gate().closed());
+        let drain = tokio::spawn(async move { draining.drain(PATIENCE).await });
+        soon(closed).await;
+        until(&mut seen, |web| web.healthy().is_empty() && web.all().len() == 1).await;
+        assert_eq!(soon(b.register(web(81))).await.unwrap_err(), RegisterError::Refused(InputError::Draining));
+        assert!(b.gate().call().is_err() && !drain.is_finished(), "a call is inside");
+        drop(call);
+        let drained = soon(drain).await.unwrap().expect("it leaves");
+        assert!(drained.is_clean() && drained.confirmed == 1, "{drained:?}");
+        assert_eq!(a.lookup("web").unwrap_err(), LookupError::UnknownService { name: "web".into() });
+        assert_eq!(b.status(), Status::Stopped(StopReason::Left));
+        assert!(soon(b.drain(PATIENCE)).await.is_err(), "it has left already");
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_takes_too_long_leaves_and_says_what_it_left() {
+        let a = member("a", &[]).await;
+        let _call = a.gate().call().unwrap();
+        let _task = a.gate().task().unwrap();
+        let drained = soon(a.drain(Duration::from_millis(50))).await.unwrap();
+        assert_eq!((drained.calls_left, drained.tasks_left, drained.is_clean()), (1, 1, false));
+        assert_eq!(a.status(), Status::Stopped(StopReason::Left));
     }
 
     #[tokio::test]

@@ -510,7 +510,7 @@ impl View {
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
             Event::CutOff(is_cut_off) => self.isolated(*is_cut_off),
             Event::PartitionSuspected { .. } | Event::PartitionOver => {}
-            Event::Ready | Event::Warning(_) | Event::Fatal(_) => {}
+            Event::Ready | Event::Drained(_) | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }
 

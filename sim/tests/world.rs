@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tidings::effect::WhyUnconfirmed;
 use tidings::record::{Instance, Key};
 use tidings_sim::experiment::{self, Figure};
 use tidings_sim::link::Preset;
@@ -67,6 +68,48 @@ fn newcomers_are_refused_while_every_place_for_a_connection_is_in_use() {
     };
     assert!(refused(4) > 0);
     assert_eq!(refused(1_000), 0);
+}
+
+#[test]
+fn a_drain_of_a_hundred_is_confirmed_by_all_within_a_round_trip_or_two() {
+    let mut world = world(SEED, 100);
+    for host in 0..100 {
+        world.register(host, instance(&format!("web-{host}"))).expect("it runs");
+    }
+    world.run_for(Duration::from_secs(5));
+    for host in 1..=20 {
+        world.drain(host, Duration::from_secs(5)).expect("it runs");
+        world.run_for(Duration::from_secs(2));
+    }
+    let mut took: Vec<_> = world.drains().iter().map(|drain| drain.took).collect();
+    took.sort_unstable();
+    let confirmed: Vec<_> = world.drains().iter().map(|drain| drain.heard.confirmed).collect();
+    println!("to the last confirmation: {took:?}");
+    // One goes after another, and each is heard by all that are left.
+    assert_eq!(confirmed, (0..20).map(|gone| 99 - gone).collect::<Vec<_>>());
+    assert!(took[19] <= Duration::from_millis(300), "{took:?}");
+}
+
+#[test]
+fn a_drain_names_who_stands_still_and_does_not_hang() {
+    let mut world = world(SEED, 100);
+    world.register(5, instance("web")).expect("it runs");
+    world.run_for(Duration::from_secs(3));
+    // Reached until a moment ago: whether it will answer is not known yet.
+    world.freeze(9);
+    world.drain(5, Duration::from_millis(500)).expect("it runs");
+    world.run_for(Duration::from_secs(1));
+    let heard = &world.drains()[0].heard;
+    let named: Vec<_> = heard.unconfirmed.iter().map(|one| (&*one.name, one.why)).collect();
+    assert_eq!((heard.confirmed, named), (98, vec![("n9", WhyUnconfirmed::Silent)]));
+    // Once it is known to be unreachable nobody waits for it any more.
+    world.register(6, instance("web")).expect("it runs");
+    world.drain(6, Duration::from_secs(30)).expect("it runs");
+    world.run_for(Duration::from_secs(6));
+    let later = &world.drains()[1];
+    let named: Vec<_> = later.heard.unconfirmed.iter().map(|one| (&*one.name, one.why)).collect();
+    assert_eq!((later.heard.confirmed, named), (97, vec![("n9", WhyUnconfirmed::Unreachable)]));
+    assert!(later.took < Duration::from_secs(4), "{:?}", later.took);
 }
 
 #[test]

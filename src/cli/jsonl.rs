@@ -8,7 +8,7 @@ use serde::Serialize;
 use tidings::effect::GoneReason;
 use tidings::peer::{Member, MemberState, Peer};
 use tidings::record::Instance;
-use tidings::registry::{Explanation, Told};
+use tidings::registry::{Drained, Explanation, Told};
 
 use super::changes::{Change, Offer};
 use super::view::Shown;
@@ -146,6 +146,44 @@ pub(super) fn answer(event: &'static str, service: &str, instance: &str) -> Stri
 /// The answer to `leave`.
 pub(super) fn left(me: &Me) -> String {
     Line { member: Some(&me.name), member_id: Some(me.peer.id.to_string()), ..Line::new("left") }.text()
+}
+
+/// The answer to `drain`, and the last line of a node that drained by itself.
+pub(super) fn drained(me: &Me, drained: &Drained) -> String {
+    #[derive(Serialize)]
+    struct Unconfirmed<'a> {
+        member: &'a str,
+        member_id: String,
+        addr: String,
+        reason: &'static str,
+    }
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        member: &'a str,
+        member_id: String,
+        clean: bool,
+        confirmed: usize,
+        unconfirmed: Vec<Unconfirmed<'a>>,
+        took_ms: u64,
+    }
+    let unconfirmed = drained.unconfirmed.iter().map(|one| Unconfirmed {
+        member: &one.name,
+        member_id: one.id.to_string(),
+        addr: one.addr.to_string(),
+        reason: one.why.as_str(),
+    });
+    text(&Answer {
+        ts: now(),
+        event: "drained",
+        member: &me.name,
+        member_id: me.peer.id.to_string(),
+        clean: drained.is_clean(),
+        confirmed: drained.confirmed,
+        unconfirmed: unconfirmed.collect(),
+        took_ms: drained.took.as_millis() as u64,
+    })
 }
 
 /// The answer to `stats`.

@@ -17,9 +17,9 @@ use super::recorder::Recorder;
 use super::rotate::{KEY_ASKS_AT_ONCE, KeyChange, KeysError, KeysStatus, MemberKeys, Rotation, read_ring};
 use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
-use super::stats::{DriverStats, Explanation, Health, Stats, Told};
+use super::stats::{DriverStats, Explanation, Health, Stats, Told, WorkStats};
 use super::tls::ClusterTls;
-use crate::effect::{Event, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
+use crate::effect::{Event, Heard, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
 use crate::node::Node;
 use crate::pace::Warned;
 use crate::peer::NodeId;
@@ -63,6 +63,8 @@ pub(crate) struct Carrier {
     asked: BTreeMap<u64, oneshot::Sender<Option<Bytes>>>,
     next_token: u64,
     stop: Option<StopReason>,
+    /// Who waits until everybody has heard that this member drains: one for each caller.
+    drains: Vec<oneshot::Sender<Arc<Heard>>>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
     /// Our ring, if it was changed since this was last taken.
@@ -95,6 +97,7 @@ impl Carrier {
             asked: BTreeMap::new(),
             next_token: 0,
             stop: None,
+            drains: Vec::new(),
             members_changed: false,
             ring_changed: None,
             refused: Throttle::default(),
@@ -368,6 +371,12 @@ impl Carrier {
                     tracing::warn!(target: NODE_LOG, "nobody answers: this member is cut off, and accuses nobody");
                 }
                 Event::CutOff(false) => tracing::info!(target: NODE_LOG, "members answer again"),
+                Event::Drained(heard) => {
+                    for done in self.drains.drain(..) {
+                        // Fails only when who asked has gone.
+                        let _ = done.send(Arc::clone(heard));
+                    }
+                }
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
                 Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {
@@ -385,6 +394,16 @@ impl Carrier {
             self.link.tell_status();
         }
         self.link.hub.tell(services, events.drain(..));
+    }
+
+    /// Tells everybody that this member takes no new work; `done` hears who confirmed it, and is dropped if the node
+    /// refuses.
+    pub(crate) fn drain(&mut self, within: Duration, done: oneshot::Sender<Arc<Heard>>) {
+        self.drains.retain(|waiting| !waiting.is_closed());
+        self.drains.push(done);
+        if self.hand(Input::Drain(within)).is_err() {
+            self.drains.clear();
+        }
     }
 
     pub(crate) fn seeds(&mut self, seeds: Vec<SocketAddr>) {
@@ -443,6 +462,7 @@ impl Carrier {
             seal: self.seal.stats(),
             recording: self.recorder.as_ref().map(|recorder| recorder.stats).unwrap_or_default(),
             view: self.view.sizes(),
+            work: WorkStats::of(&self.link.gate),
         }
     }
 

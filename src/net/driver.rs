@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::advertise::{Advertise, AdvertiseError};
 use super::carry::{Answer, Carrier};
+use super::gate::Gate;
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
 use super::kept_ring::RingStart;
@@ -31,7 +32,7 @@ use super::socket::{BindError, Socket};
 use super::stats::{Explanation, Stats};
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
-use crate::effect::{Input, InputError, Warning};
+use crate::effect::{Heard, Input, InputError, Warning};
 use crate::node::{Config, Node, Tuning};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Instance, Key};
@@ -122,6 +123,8 @@ pub(crate) enum Command {
     Withdraw { serial: u64, key: Key, done: Option<oneshot::Sender<Result<(), Refusal>>> },
     /// Let the instance stay without its registration, until we leave or it is registered anew.
     Keep { serial: u64, key: Key },
+    /// Tell everybody that nothing new is taken; who has heard it is told after this time at most.
+    Drain(Duration, oneshot::Sender<Arc<Heard>>),
     /// Say goodbye and stop.
     Leave,
     /// Change the ring, if asked to; tell it to everybody, and tell who has which keys.
@@ -185,6 +188,8 @@ pub(crate) struct Link {
     pub(crate) local: SocketAddr,
     pub(crate) reader: Reader,
     pub(crate) hub: Hub,
+    /// Where the program's work passes.
+    pub(crate) gate: Gate,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
     /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
@@ -404,6 +409,7 @@ impl Driver {
             local,
             reader: view.reader(),
             hub: Hub::new(),
+            gate: Gate::new(),
             keyring: watch::Sender::new(plan.trust.ring.clone()),
             is_insecure: match &plan.trust.ring {
                 Some(_) => plan.trust.plaintext.is_accepted(),
@@ -559,6 +565,7 @@ impl Driver {
             Command::Keep { serial, key } => self.registered.keep(serial, &key),
             #[cfg(test)]
             Command::Panic => panic!("as a test asked for"),
+            Command::Drain(within, done) => self.carrier.drain(within, done),
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);
                 self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);

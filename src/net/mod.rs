@@ -5,6 +5,7 @@ mod carry;
 #[cfg(feature = "dns-join")]
 mod dns;
 pub mod driver;
+pub mod gate;
 mod hub;
 pub mod kept;
 pub mod kept_ring;

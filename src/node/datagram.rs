@@ -55,7 +55,7 @@ impl Node {
         }
     }
 
-    fn malformed(&mut self, error: WireError) -> InputError {
+    pub(super) fn malformed(&mut self, error: WireError) -> InputError {
         self.counters.malformed += 1;
         InputError::Malformed(match error {
             WireError::Truncated(what) | WireError::Trailing(what) | WireError::Invalid(what) => what,
@@ -128,6 +128,11 @@ impl Node {
                 for verdict in verdicts {
                     self.take_verdict(now, &verdict, Some(until), sender, out);
                 }
+                Ok(())
+            }
+            Section::Notice { number, records } => self.on_notice(now, sender, number, records, out),
+            Section::Receipt(number) => {
+                self.on_receipt(now, sender.id, number, out);
                 Ok(())
             }
             Section::Fingerprints(theirs) => {
@@ -331,7 +336,7 @@ impl Node {
         out.datagrams.push(Datagram { to, nonce: None, bytes: filling.finish() });
     }
 
-    fn outgoing(&mut self, kind: Kind) -> Outgoing {
+    pub(super) fn outgoing(&mut self, kind: Kind) -> Outgoing {
         self.sent += 1;
         Outgoing::new(&Header::new(kind, self.cluster, &self.peer(), self.sent))
     }

@@ -1,9 +1,13 @@
 //! The core of one process: a state machine that is told what happens and says what it wants done.
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
-//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds).
+//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `drain`
+//! (telling everybody that no more work is taken).
 
 mod datagram;
+mod drain;
+#[cfg(test)]
+mod drained;
 pub mod exchange;
 #[cfg(test)]
 mod judged;
@@ -39,6 +43,8 @@ use crate::time::Time;
 use crate::verdict::Standing;
 use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 
+use drain::Notice;
+pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
 pub use verdicts::{PARTITION_HOLD, Reachability};
 
@@ -259,6 +265,11 @@ pub struct Node {
     /// A later start of our id that we heard of, and until when it may answer.
     rival: Option<(Time, Peer)>,
     epochs_taken: u32,
+    /// Whether we take no new work; and who has yet to confirm that it knows.
+    is_draining: bool,
+    notice: Option<Notice>,
+    /// Numbers the datagrams of notices.
+    next_notice: u32,
     counters: Counters,
 }
 
@@ -336,6 +347,9 @@ impl Node {
             has_warned: false,
             rival: None,
             epochs_taken: 0,
+            is_draining: false,
+            notice: None,
+            next_notice: 0,
             counters: Counters::default(),
             config,
         }
@@ -364,6 +378,7 @@ impl Node {
                 Ok(())
             }
             Input::Readdress(addr) => self.readdress(now, addr, out),
+            Input::Drain(within) => self.drain(now, within, out),
             Input::Leave => self.leave(now, out),
         };
         let settled = self.settle(now, out);
@@ -388,6 +403,7 @@ impl Node {
             Some(self.sync.next_wake()),
             Some(self.housekeeping_at),
             self.flush_at,
+            self.notice.as_ref().map(Notice::next_wake),
             pull,
         ]
         .into_iter()
@@ -548,6 +564,7 @@ impl Node {
         if let Some(step) = self.sync.due(now, &mut self.rng) {
             self.take_step(now, step, out);
         }
+        self.repeat_notice(now, out);
         if now >= self.housekeeping_at {
             self.keep_house(now, out);
         }
@@ -559,6 +576,7 @@ impl Node {
         self.heed_swim(now, out);
         self.heed_detector(now, out);
         self.tell_states(now, out);
+        self.conclude_notice(out);
         if self.rumors.is_hot() || self.verdicts.is_hot() {
             let may_at = self.flushed + COALESCE;
             if now >= may_at || self.flush_at.is_some_and(|at| now >= at) {

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -60,15 +61,33 @@ pub(crate) enum Recorded {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum RecordedInput {
     Wake,
-    Datagram { from: SocketAddr, bytes: Bytes },
-    Request { from: SocketAddr, token: u64, bytes: Bytes },
-    Response { token: u64, bytes: Bytes },
-    Failure { token: u64, why: u8 },
-    Register { key: Key, content: Bytes },
+    Datagram {
+        from: SocketAddr,
+        bytes: Bytes,
+    },
+    Request {
+        from: SocketAddr,
+        token: u64,
+        bytes: Bytes,
+    },
+    Response {
+        token: u64,
+        bytes: Bytes,
+    },
+    Failure {
+        token: u64,
+        why: u8,
+    },
+    Register {
+        key: Key,
+        content: Bytes,
+    },
     Withdraw(Key),
     Seeds(Vec<SocketAddr>),
     Readdress(SocketAddr),
     Leave,
+    /// In nanoseconds.
+    Drain(u64),
 }
 
 /// The failures in the order of their numbers.
@@ -95,6 +114,7 @@ impl RecordedInput {
             Input::Seeds(seeds) => Self::Seeds(seeds.clone()),
             Input::Readdress(addr) => Self::Readdress(*addr),
             Input::Leave => Self::Leave,
+            Input::Drain(within) => Self::Drain(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX)),
         })
     }
 
@@ -114,6 +134,7 @@ impl RecordedInput {
             Self::Seeds(seeds) => Input::Seeds(seeds.clone()),
             Self::Readdress(addr) => Input::Readdress(*addr),
             Self::Leave => Input::Leave,
+            Self::Drain(nanos) => Input::Drain(Duration::from_nanos(*nanos)),
         })
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Host {
     /// Counts the processes that ran here, so that what was meant for one never reaches the next.
     pub(super) start: u32,
     pub(super) is_leaving: bool,
+    /// When its program began to drain; it leaves when that is done.
+    pub(super) drains_since: Option<Time>,
     pub(super) wake: Wake,
     /// What the program has registered and not withdrawn.
     pub(super) registered: BTreeSet<Key>,
@@ -99,6 +101,7 @@ impl Host {
             unheard_at: None,
             start: 0,
             is_leaving: false,
+            drains_since: None,
             wake: Wake::default(),
             registered: BTreeSet::new(),
             pending: None,

@@ -131,6 +131,7 @@ impl World {
         self.fates.stepped_starts += u64::from(host.wall_offset_secs != 0);
         host.start += 1;
         host.is_leaving = false;
+        host.drains_since = None;
         host.ready_at = None;
         host.fatal = None;
         host.unheard_at = None;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use tidings::effect::{Datagram, Event, Fatal, Input, InputError, Outbox};
+use tidings::effect::{Datagram, Event, Fatal, Heard, Input, InputError, Outbox};
 use tidings::node::Tuning;
 use tidings::peer::{MemberState, NodeId, Peer};
 use tidings::record::{Instance, Key, Owner};
@@ -49,6 +49,17 @@ pub use machine::Machine;
 
 /// A host by its number: 0 for the first that was added.
 pub type HostIndex = usize;
+
+/// A drain that has ended.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Who drained.
+    pub host: HostIndex,
+    /// How long it took until everybody had confirmed, or the waiting ended.
+    pub took: Duration,
+    /// Who confirmed, and who did not.
+    pub heard: Arc<Heard>,
+}
 
 /// How long a process runs on after it was told to leave, so that its goodbye can be repeated.
 const LEAVE_LINGER: Duration = Duration::from_millis(500);
@@ -110,6 +121,7 @@ pub struct World {
     link: Link,
     processors: Option<Processors>,
     told_at: Time,
+    drains: Vec<Drain>,
     hosts: Vec<Host>,
     streams: Streams,
     /// Addresses that went from one host to another.
@@ -168,6 +180,7 @@ impl World {
             link: Link::new(&config.network).unwrap_or_else(|error| panic!("the network: {error}")),
             processors: config.machine.clone().map(Processors::new),
             told_at: Time::ZERO,
+            drains: Vec::new(),
             hosts: Vec::new(),
             streams: Streams::default(),
             addresses: BTreeMap::new(),
@@ -286,6 +299,25 @@ impl World {
         let start = self.hosts[host].start;
         self.queue.push(self.now + LEAVE_LINGER, Happening::Exit { host, start });
         self.tell(host, Input::Leave)
+    }
+
+    /// The program on `host` takes no new work: it tells everybody, and leaves once everybody who can be reached has
+    /// confirmed it, or `within` is over. How that went is in [`drains`](Self::drains).
+    ///
+    /// # Errors
+    /// What the node says.
+    pub fn drain(&mut self, host: HostIndex, within: Duration) -> Result<(), InputError> {
+        self.hosts[host].drains_since = Some(self.now);
+        // It states its records anew, and the ledger must have them.
+        self.hosts[host].pending = self.hosts[host].registered.first().cloned();
+        let result = self.tell(host, Input::Drain(within));
+        self.hosts[host].pending = None;
+        result
+    }
+
+    /// The drains that have ended.
+    pub fn drains(&self) -> &[Drain] {
+        &self.drains
     }
 
     /// The zone that a host stands in; empty if there are none.
@@ -638,6 +670,13 @@ impl World {
             // Who forgot an owner may learn of it anew from somebody who was never told the latest.
             Event::MemberForgotten(member) => {
                 self.hosts[index].highest.retain(|(owner, _), _| owner.id != member.peer.id);
+            }
+            Event::Drained(heard) => {
+                if let Some(since) = self.hosts[index].drains_since.take() {
+                    self.drains.push(Drain { host: index, took: self.now.since(since), heard });
+                    // A process that the drain found leaving already goes on with that.
+                    let _ = self.leave(index);
+                }
             }
             Event::Fatal(fatal) => {
                 self.stop(index);
