@@ -206,6 +206,21 @@ pub enum Event {
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
     /// answers it again (false).
     CutOff(bool),
+    /// Most instances of a service were lost at once, without a word: they are kept as the last known good. Found by the
+    /// view, not by the node.
+    MassDrop {
+        /// The service.
+        service: Arc<str>,
+        /// Instances lost.
+        lost: usize,
+        /// Instances that are still healthy.
+        kept: usize,
+    },
+    /// That is over: they are back, replaced, or gone for good.
+    MassDropOver {
+        /// The service.
+        service: Arc<str>,
+    },
     /// What [`Input::Drain`] wanted is done, or its time is over.
     Drained(Arc<Heard>),
     /// Something that an operator should know; the node goes on.

@@ -14,6 +14,7 @@
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
 //!                  table (records)  roster (members)  rumors (news)  timers  pace  counters  view (what readers see)
 //!                  verdict (what is believed of a member)  story (how that came about)
+//!                  guard (against mass drops)
 //! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
 //!                  recording (what happened to a node, to be told again)
@@ -36,6 +37,7 @@ pub mod contact;
 pub mod counters;
 pub mod detector;
 pub mod effect;
+pub mod guard;
 pub mod knobs;
 #[cfg(feature = "net")]
 pub mod net;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Explanation, Health, Stats, Told};
 pub use crate::net::target::{Target, TargetError};
-pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
+pub use crate::view::{Diff, Kept, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 
 /// Join targets that a member may be given.
 pub const JOIN_MAX: usize = 256;
@@ -406,6 +407,84 @@ impl Registry {
         self.link.reader.read(service, read)
     }
 
+    /// Like [`lookup`](Self::lookup), but also gives a service of which only the last known good instances are left:
+    /// see [`Reader::last_known`].
+    ///
+    /// # Errors
+    /// As for [`lookup`](Self::lookup).
+    pub fn last_known(&self, service: &str) -> Result<Arc<Service>, LookupError> {
+        self.link.reader.last_known(service)
+    }
+
+    /// Waits until the service has a healthy instance, and gives it: for finding a service at the first call. Without
+    /// waiting if it is there already.
+    ///
+    /// # Errors
+    /// [`Missing`], once `timeout` is over or the member stopped.
+    pub async fn discover(&self, service: &str, timeout: Duration) -> Result<Arc<Service>, Missing> {
+        let is_over = pin!(self.after(timeout));
+        self.find(service, is_over).await.map_err(|error| Missing { services: vec![(service.to_owned(), error)] })
+    }
+
+    /// Waits until this member has joined and each of the services has a healthy instance: for finding out at the start
+    /// of a program what it would lack later.
+    ///
+    /// ```no_run
+    /// # async fn start(registry: tidings::Registry) -> Result<(), tidings::registry::Missing> {
+    /// registry.require_services(["payments", "stock"], std::time::Duration::from_secs(10)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Missing`] names those that are not there once `timeout` is over, or the member stopped, each with the reason.
+    pub async fn require_services(
+        &self,
+        services: impl IntoIterator<Item: Into<String>>,
+        timeout: Duration,
+    ) -> Result<(), Missing> {
+        let mut is_over = pin!(self.after(timeout));
+        let joined = tokio::select! {
+            biased;
+            joined = self.ready() => joined.is_ok(),
+            () = &mut is_over => false,
+        };
+        let mut missing = Vec::new();
+        for service in services {
+            let service = service.into();
+            // Once the time is over every further one is looked at, and not waited for.
+            let found = if joined && missing.is_empty() {
+                self.find(&service, is_over.as_mut()).await
+            } else {
+                self.lookup(&service)
+            };
+            missing.extend(found.err().map(|error| (service, error)));
+        }
+        if missing.is_empty() && joined { Ok(()) } else { Err(Missing { services: missing }) }
+    }
+
+    /// The service once it has a healthy instance, or why it has none when the time is over or the member stops.
+    async fn find(
+        &self,
+        service: &str,
+        mut is_over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Arc<Service>, LookupError> {
+        let mut watch = self.watch(service);
+        loop {
+            match self.lookup(service) {
+                Err(LookupError::Stopped(reason)) => return Err(LookupError::Stopped(reason)),
+                Err(_) => {}
+                found => return found,
+            }
+            tokio::select! {
+                biased;
+                // A member that stopped says so above.
+                _ = watch.changed() => {}
+                () = &mut is_over => return self.lookup(service),
+            }
+        }
+    }
+
     /// Reads the view without keeping the member running.
     pub fn reader(&self) -> Reader {
         self.link.reader.clone()
@@ -776,6 +855,15 @@ impl Events {
 #[error("{0} events were lost: the reader is too slow")]
 pub struct Lagged(pub u64);
 
+/// Services that were waited for in vain.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", .services.iter().map(|(_, error)| error.to_string()).reduce(|all, one| all + "; " + &one)
+    .unwrap_or_else(|| LookupError::NotReady.to_string()))]
+pub struct Missing {
+    /// Each with the reason; none if all are there and only the member itself has not joined.
+    pub services: Vec<(String, LookupError)>,
+}
+
 /// Why an instance was not registered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -869,7 +957,6 @@ pub struct LeaveError {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
     use std::task::{Context, Waker};
 
     use super::*;
@@ -1026,6 +1113,24 @@ mod tests {
         while soon(own.changed()).await.is_ok() {}
         while soon(events.next()).await.is_some() {}
         assert!(soon(b.watch("web").changed()).await.is_err() && soon(b.events().next()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn services_are_waited_for_and_those_that_do_not_come_are_named() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let waiting = a.clone();
+        let found = tokio::spawn(async move { waiting.discover("web", PATIENCE).await });
+        let _web = soon(b.register(web(80))).await.unwrap();
+        assert_eq!(soon(found).await.unwrap().expect("it comes").healthy().len(), 1);
+        soon(a.require_services(["web"], PATIENCE)).await.expect("it is there");
+        let missing = soon(a.require_services(["web", "db", "mq"], Duration::from_millis(30))).await.unwrap_err();
+        let names: Vec<_> = missing.services.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["db", "mq"]);
+        assert!(missing.to_string().contains("\"db\"") && missing.to_string().contains("\"mq\""), "{missing}");
+        soon(a.leave()).await.unwrap();
+        let stopped = soon(a.discover("web", PATIENCE)).await.unwrap_err();
+        assert_eq!(stopped.services[0].1, LookupError::Stopped(StopReason::Left));
     }
 
     #[tokio::test]

@@ -421,7 +421,7 @@ fn a_signal_is_a_goodbye() {
 
 #[test]
 fn a_drain_that_is_cut_off_names_who_is_silent_and_ends_with_code_8() {
-    let mut a = Node::start(&node("a", &[]));
+    let a = Node::start(&node("a", &[]));
     let seed = a.addr.clone();
     let arguments = ["--join", &seed, "--service", "name=web,addr=127.0.0.1:81", "--drain-timeout", "150ms"];
     let mut b = Node::start(&node("b", &arguments));

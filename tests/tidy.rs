@@ -9,7 +9,13 @@ use std::path::{Path, PathBuf};
 /// `effect` is a word all floors share: it names what passes between the core and whoever drives it.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["time", "peer", "record"]),
-    (1, &["effect", "wire", "table", "rumors", "timers", "pace", "roster", "view", "counters", "verdict", "story"]),
+    (
+        1,
+        &[
+            "effect", "wire", "table", "rumors", "timers", "pace", "roster", "guard", "view", "counters", "verdict",
+            "story",
+        ],
+    ),
     (2, &["swim", "contact", "sync", "detector"]),
     (3, &["node", "knobs", "recording"]),
     (4, &["net"]),

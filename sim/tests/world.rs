@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidings::effect::WhyUnconfirmed;
 use tidings::record::{Instance, Key};
+use tidings::view::{Kept, LookupError, Reader};
 use tidings_sim::experiment::{self, Figure};
 use tidings_sim::link::Preset;
 use tidings_sim::world::Machine;
@@ -110,6 +111,58 @@ fn a_drain_names_who_stands_still_and_does_not_hang() {
     let named: Vec<_> = later.heard.unconfirmed.iter().map(|one| (&*one.name, one.why)).collect();
     assert_eq!((later.heard.confirmed, named), (97, vec![("n9", WhyUnconfirmed::Unreachable)]));
     assert!(later.took < Duration::from_secs(4), "{:?}", later.took);
+}
+
+/// 26 hosts, of which the first looks at the twenty that offer `web` from host 6 on.
+fn twenty_instances() -> (World, Reader) {
+    let mut world = World::new(WorldConfig { views: 1, ..WorldConfig::new(SEED) });
+    let first = world.add_node(&[]);
+    for host in 1..26 {
+        world.add_node(&[first]);
+        if host >= 6 {
+            let web = instance("web").with_id(&format!("web-{host}"));
+            world.register(host, web).expect("it runs");
+        }
+    }
+    world.run_until_settled(Duration::from_secs(30)).expect("nothing is wrong");
+    world.run_for(Duration::from_secs(5));
+    let reader = world.reader(first).expect("it has a view");
+    assert_eq!(reader.lookup("web").expect("it is there").healthy().len(), 20);
+    (world, reader)
+}
+
+#[test]
+fn fifteen_of_twenty_that_crash_at_once_are_kept_as_stale_until_they_return() {
+    let (mut world, reader) = twenty_instances();
+    (11..26).for_each(|host| world.crash(host));
+    let noticed = world.run_until_cond(Duration::from_secs(30), |_| reader.lookup("web").unwrap().healthy().len() == 5);
+    noticed.expect("the crashes are noticed");
+    for _ in 0..60 {
+        let web = reader.lookup("web").expect("five are left");
+        assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (5, 15, Some(Kept::MassDrop)));
+        world.run_for(Duration::from_secs(1));
+    }
+    // Whoever starts again does not offer what it did: the records of its earlier start are gone with that.
+    (11..26).for_each(|host| world.restart(host));
+    (11..26).for_each(|host| world.register(host, instance("web").with_id(&format!("web-{host}"))).expect("it runs"));
+    world.run_until_settled(Duration::from_secs(60)).expect("all is well again");
+    let web = reader.lookup("web").expect("it is there");
+    assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (20, 0, None));
+}
+
+#[test]
+fn fifteen_of_twenty_that_are_withdrawn_are_gone_at_once_and_so_are_the_last_five() {
+    let (mut world, reader) = twenty_instances();
+    for host in (6..26).rev() {
+        world.withdraw(host, &Key::from(format!("web-{host}").as_str())).expect("it is registered");
+        world.run_for(Duration::from_millis(100));
+        let left = reader.service("web").map_or(0, |web| {
+            assert_eq!(web.kept(), None);
+            web.all().len()
+        });
+        assert_eq!(left, host - 6);
+    }
+    assert!(matches!(reader.last_known("web"), Err(LookupError::UnknownService { .. })));
 }
 
 #[test]

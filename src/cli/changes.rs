@@ -27,6 +27,15 @@ pub(super) enum Change {
         kept: usize,
     },
     PartitionOver,
+    /// Most instances of a service were lost at once, and are kept.
+    MassDrop {
+        service: Arc<str>,
+        lost: usize,
+        kept: usize,
+    },
+    MassDropOver {
+        service: Arc<str>,
+    },
     /// Nobody answers this member, or somebody does again.
     CutOff(bool),
     ServiceUp(Offer),
@@ -73,6 +82,8 @@ impl Told {
             }
             Event::PartitionSuspected { lost, kept } => Some(Change::PartitionSuspected { lost, kept }),
             Event::PartitionOver => Some(Change::PartitionOver),
+            Event::MassDrop { service, lost, kept } => Some(Change::MassDrop { service, lost, kept }),
+            Event::MassDropOver { service } => Some(Change::MassDropOver { service }),
             Event::CutOff(is_cut_off) => Some(Change::CutOff(is_cut_off)),
             Event::MemberDown(member) => {
                 self.member_gone(member.peer.id)?;

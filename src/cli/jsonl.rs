@@ -126,6 +126,10 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
             Line { lost: Some(*lost), kept: Some(*kept), ..Line::new("partition_suspected") }
         }
         Change::PartitionOver => Line::new("partition_over"),
+        Change::MassDrop { service, lost, kept } => {
+            Line { service: Some(service), lost: Some(*lost), kept: Some(*kept), ..Line::new("mass_drop") }
+        }
+        Change::MassDropOver { service } => Line { service: Some(service), ..Line::new("mass_drop_over") },
         Change::CutOff(true) => Line::new("isolated"),
         Change::CutOff(false) => Line::new("rejoined"),
         Change::ServiceUp(offer) => Line::offer("service_up", offer),

@@ -355,6 +355,7 @@ impl Carrier {
                 _ => true,
             });
         }
+        self.view.pass(self.link.clock.now());
         for event in events.iter() {
             self.view.apply(event);
             match event {
@@ -379,6 +380,7 @@ impl Carrier {
                 }
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
+                Event::MassDrop { .. } | Event::MassDropOver { .. } => {}
                 Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {
                     self.members_changed = true;
                 }
@@ -389,6 +391,19 @@ impl Carrier {
             }
         }
         let services = self.view.publish();
+        for found in self.view.take_found() {
+            match &found {
+                Event::MassDrop { service, lost, kept } => {
+                    tracing::warn!(target: NODE_LOG, %service, lost, kept,
+                        "{lost} instances were lost at once: they are kept as the last known good");
+                }
+                Event::MassDropOver { service } => {
+                    tracing::info!(target: NODE_LOG, %service, "no instances are kept as the last known good any more");
+                }
+                _ => {}
+            }
+            events.push(found);
+        }
         if is_ready {
             self.view.ready();
             self.link.tell_status();

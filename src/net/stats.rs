@@ -220,7 +220,7 @@ impl Stats {
         [("is_draining", draining), ("work_calls", calls), ("work_tasks", tasks), ("work_refused", refused)]
     }
 
-    fn of_driver_and_view(&self) -> [(&'static str, u64); 15] {
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 17] {
         let (driver, view) = (&self.driver, &self.view);
         [
             ("health_score", self.health.score),
@@ -238,6 +238,8 @@ impl Stats {
             ("view_members", view.members as u64),
             ("view_services", view.services as u64),
             ("view_instances", view.instances as u64),
+            ("view_services_guarded", view.guarded as u64),
+            ("view_mass_drops", view.mass_drops),
         ]
     }
 }

@@ -7,6 +7,7 @@ use tidings::effect::Input;
 use tidings::node::{Config, Node};
 use tidings::peer::{Epoch, Generation, Peer};
 use tidings::time::Time;
+use tidings::view::View;
 
 use super::host::Hold;
 use super::{Happening, HostIndex, Mode, World};
@@ -140,6 +141,7 @@ impl World {
         host.withdrawn.clear();
         let is_followed = matches!(self.config.mode, Mode::Tidings(_)) && Shadow::belongs_to(index);
         host.shadow = is_followed.then(Shadow::default);
+        host.view = (index < self.config.views).then(View::new);
         host.fingerprints = (0, 0, 0);
     }
 }

@@ -30,6 +30,7 @@ use tidings::node::Tuning;
 use tidings::peer::{MemberState, NodeId, Peer};
 use tidings::record::{Instance, Key, Owner};
 use tidings::time::Time;
+use tidings::view::{Reader, View};
 
 use crate::check::{self, Ledger};
 use crate::foca_node::FocaSettings;
@@ -93,6 +94,8 @@ pub struct WorldConfig {
     pub mode: Mode,
     /// The machine that all hosts share; without one each has as much time as it wants, at once.
     pub machine: Option<Machine>,
+    /// How many hosts, from the first on, keep the view that their programs would read.
+    pub views: usize,
 }
 
 impl WorldConfig {
@@ -104,6 +107,7 @@ impl WorldConfig {
             cluster: Arc::from("sim"),
             mode: Mode::Tidings(Tuning::default()),
             machine: None,
+            views: 0,
         }
     }
 }
@@ -313,6 +317,11 @@ impl World {
         let result = self.tell(host, Input::Drain(within));
         self.hosts[host].pending = None;
         result
+    }
+
+    /// What the program on `host` reads; `None` for a host without a view, see [`WorldConfig::views`].
+    pub fn reader(&self, host: HostIndex) -> Option<Reader> {
+        self.hosts[host].view.as_ref().map(View::reader)
     }
 
     /// The drains that have ended.
@@ -593,7 +602,7 @@ impl World {
             self.fail(index, error.to_string());
         }
         let speaks_of_itself = out.events.iter().any(|event| is_about(event, self.hosts[index].id));
-        out.events.iter().for_each(|event| self.hosts[index].note_told(event));
+        self.hosts[index].note_told(self.now, &out.events);
         self.check(index, speaks_of_itself);
         for datagram in out.datagrams.drain(..) {
             self.send(index, datagram);
