@@ -206,8 +206,8 @@ pub enum Event {
     /// Nobody answers this node (true): it is the one that is cut off, keeps its view and accuses nobody; or somebody
     /// answers it again (false).
     CutOff(bool),
-    /// Most instances of a service were lost at once, without a word: they are kept as the last known good. Found by the
-    /// view, not by the node.
+    /// Most instances of a service were lost at once, without a word: they are kept as the last known good. The view
+    /// finds that, not the node.
     MassDrop {
         /// The service.
         service: Arc<str>,

@@ -21,6 +21,7 @@ use crate::record::{Instance, InstanceError, Key, check_name};
 pub use crate::effect::{Heard, Unconfirmed, WhyUnconfirmed};
 pub use crate::net::advertise::{Advertise, AdvertiseError};
 pub use crate::net::gate::{Draining, Gate, Pass};
+pub use crate::net::kept_view::SavedView;
 pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
@@ -488,6 +489,13 @@ impl Registry {
     /// Reads the view without keeping the member running.
     pub fn reader(&self) -> Reader {
         self.link.reader.clone()
+    }
+
+    /// What an earlier start of this member knew of the others' services; only with a data directory. Behind gossip in
+    /// a [`Chain`](crate::select::chain::Chain) it serves a program that starts while nobody else is there: start it
+    /// with [`JoinPolicy::Background`].
+    pub fn saved_view(&self) -> Option<SavedView> {
+        self.link.saved.clone()
     }
 
     /// Every service of which an instance is known, healthy or not, sorted by name.
@@ -960,8 +968,10 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::net::driver::Clock;
     use crate::net::kept::KeptError;
     use crate::net::socket::BindError;
+    use crate::time::Time;
 
     /// Long enough for any machine; what ends here hangs.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -1304,6 +1314,37 @@ mod tests {
         drop(second);
         assert_eq!(soon(watch.changed()).await.unwrap_err(), StopReason::Dropped);
         assert_eq!(start().await.unwrap().id(), id);
+    }
+
+    #[tokio::test]
+    async fn a_start_that_finds_nobody_serves_what_it_knew_within_100_ms() {
+        use crate::select::Picker;
+        use crate::select::chain::{Chain, When};
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let b = member("b", &[]).await;
+        let builder = Registry::builder("registry-test", "a").data_dir(dir.path()).join([b.local_addr().to_string()]);
+        let first = soon(builder.clone().start()).await.unwrap();
+        assert!(first.saved_view().is_none());
+        let mut seen = first.watch("web");
+        let _web = soon(b.register(web(80))).await.unwrap();
+        until(&mut seen, |web| web.healthy().len() == 1).await;
+        soon(first.leave()).await.unwrap();
+        let stopped = b.clone();
+        drop((b, _web));
+        soon(stopped.leave()).await.unwrap();
+
+        let began = Clock::start();
+        let alone = soon(builder.join_policy(JoinPolicy::Background).start()).await.unwrap();
+        let saved = alone.saved_view().expect("it was written down");
+        let picker = Picker::new(alone.reader(), "web");
+        let chain = Chain::new("gossip", picker).then("saved", When::Unready, Picker::new(saved.reader(), "web"));
+        let pick = chain.pick().expect("the saved view has it");
+        let took = began.now().since(Time::ZERO);
+        assert!(pick.is_stale() && *chain.source() == *"saved");
+        assert_eq!(pick.instance().address.port, 80);
+        assert!(took < Duration::from_millis(100), "{took:?}");
+        assert_eq!(alone.status(), Status::Joining);
     }
 
     #[tokio::test]

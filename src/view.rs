@@ -519,6 +519,8 @@ pub struct View {
     found: Vec<Event>,
     guarded: usize,
     mass_drops: u64,
+    /// Why everything that does not answer is kept.
+    keep: Option<Kept>,
 }
 
 impl Default for View {
@@ -550,11 +552,17 @@ impl View {
             found: Vec::new(),
             guarded: 0,
             mass_drops: 0,
+            keep: None,
         }
     }
 
-    /// Tells the time, which never goes back: by it the guard tells what is lost at once from what goes slowly. Without,
-    /// everything happens at once.
+    /// Keeps the last known good instances of every service that is published from now on, for this reason.
+    pub fn keep_all(&mut self, why: Kept) {
+        self.keep = Some(why);
+    }
+
+    /// Tells the time, which never goes back: by it the guard tells what is lost at once from what goes slowly. If it
+    /// is never told, everything happens at once.
     pub fn pass(&mut self, now: Time) {
         self.now = self.now.max(now);
     }
@@ -641,7 +649,7 @@ impl View {
         let is_guarded = count.trips(offers.is_guarded);
         let was_guarded = std::mem::replace(&mut offers.is_guarded, is_guarded);
         let is_isolated = shared.is_isolated.load(Ordering::Acquire);
-        let kept = if is_isolated { Some(Kept::Isolated) } else { is_guarded.then_some(Kept::MassDrop) };
+        let kept = self.keep.or(is_isolated.then_some(Kept::Isolated)).or(is_guarded.then_some(Kept::MassDrop));
         let now = Arc::new(Service::new(Arc::clone(&name), shown, kept));
         match &offers.slot {
             Some(slot) => slot.store(Arc::clone(&now)),

@@ -74,6 +74,10 @@ fn all() -> Vec<Limit> {
         number tidings::wire::FRAME_BYTES_MAX, "bytes of a question or an answer on a stream";
         number tidings::net::kept::PEERS_MAX, "members whose addresses are kept in the data directory";
         number tidings::net::kept::STATE_BYTES_MAX, "bytes of a state file that is read";
+        number tidings::net::kept_view::SAVED_INSTANCES_MAX, "instances in the saved view";
+        number tidings::net::kept_view::VIEW_BYTES_MAX, "bytes of a saved view that is read";
+        time tidings::net::kept_view::SAVED_AGE_MAX, "age of a saved view that is read";
+        time tidings::select::names::RESOLVE_TIME_MAX, "time of resolving a name with instances";
         number tidings::net::recorder::RECORDING_BYTES_MAX, "bytes of a recording, unless said otherwise";
         number tidings::net::recorder::QUEUE_FRAMES_MAX, "frames of a recording that wait for the disk";
         number tidings::net::recorder::QUEUE_BYTES_MAX, "bytes of these";

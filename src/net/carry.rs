@@ -67,6 +67,8 @@ pub(crate) struct Carrier {
     drains: Vec<oneshot::Sender<Arc<Heard>>>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
+    /// Services changed since this was last taken.
+    services_changed: bool,
     /// Our ring, if it was changed since this was last taken.
     ring_changed: Option<Keyring>,
     refused: Throttle,
@@ -99,6 +101,7 @@ impl Carrier {
             stop: None,
             drains: Vec::new(),
             members_changed: false,
+            services_changed: false,
             ring_changed: None,
             refused: Throttle::default(),
             seal,
@@ -391,6 +394,7 @@ impl Carrier {
             }
         }
         let services = self.view.publish();
+        self.services_changed |= !services.is_empty();
         for found in self.view.take_found() {
             match &found {
                 Event::MassDrop { service, lost, kept } => {
@@ -451,6 +455,14 @@ impl Carrier {
     /// Our ring, if it was changed since this was last asked.
     pub(crate) fn take_ring(&mut self) -> Option<Keyring> {
         self.ring_changed.take()
+    }
+
+    pub(crate) fn services_changed(&self) -> bool {
+        self.services_changed
+    }
+
+    pub(crate) fn take_services_changed(&mut self) -> bool {
+        std::mem::take(&mut self.services_changed)
     }
 
     pub(crate) fn members_changed(&self) -> bool {

@@ -9,6 +9,7 @@ pub mod gate;
 mod hub;
 pub mod kept;
 pub mod kept_ring;
+pub mod kept_view;
 pub mod keys;
 pub mod quic;
 pub mod recorder;
