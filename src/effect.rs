@@ -45,6 +45,9 @@ pub enum Input<'a> {
     Seeds(Vec<SocketAddr>),
     /// The others reach us at another address from now on.
     Readdress(SocketAddr),
+    /// The program wants to know how many members know the same: ask them. The answers are in
+    /// [`Node::agreement`](crate::node::Node::agreement).
+    Survey,
     /// The program takes no new work: say so of every instance, until everybody who can be reached has confirmed it,
     /// for this long at most. [`Event::Drained`] tells how that went; goodbye is another matter.
     Drain(Duration),

@@ -14,6 +14,7 @@ use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::net::recorder::RecordPlan;
 use crate::net::rotate::{KeyChange, Trust};
+pub use crate::node::Agreement;
 use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Instance, InstanceError, Key, check_name};
@@ -34,6 +35,12 @@ pub const JOIN_MAX: usize = 256;
 
 /// How long a start waits to join, unless said otherwise.
 pub const JOIN_WAIT: Duration = Duration::from_secs(30);
+
+/// How often members are asked whether they agree by now.
+const SURVEY_EVERY: Duration = Duration::from_millis(20);
+
+/// How long [`Registry::agreement`] waits for answers.
+const SURVEY_WAIT: Duration = Duration::from_millis(250);
 
 /// How long a drain waits, at the most, for members to confirm that they know of it: those that have not by then are
 /// reported, and the drain goes on.
@@ -627,6 +634,41 @@ impl Registry {
         }
     }
 
+    /// How many members know the same as this one: asks those that it does not know it of, for up to a quarter of a
+    /// second, less if all agree before.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn agreement(&self) -> Result<Agreement, StopReason> {
+        self.agreed(1.0, SURVEY_WAIT).await
+    }
+
+    /// Waits until this part of the members, 0 to 1, knows the same as this one, but no longer than `within`. Gives how
+    /// many did at the end: whether that is enough is in [`Agreement::share`].
+    ///
+    /// While news travel nobody agrees with anybody; in a cluster that changes all the time a whole agreement is luck.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn agreed(&self, min: f64, within: Duration) -> Result<Agreement, StopReason> {
+        let mut is_over = pin!(self.after(within));
+        loop {
+            let (done, agreement) = oneshot::channel();
+            self.send(Command::Survey(done))?;
+            let agreement = self.answer(agreement).await?;
+            if agreement.share() >= min {
+                return Ok(agreement);
+            }
+            tokio::select! {
+                biased;
+                () = &mut is_over => return Ok(agreement),
+                () = self.after(SURVEY_EVERY) => {}
+                // No timer tells a member that stopped.
+                reason = self.stopped() => return Err(reason),
+            }
+        }
+    }
+
     /// The gate that the program's work passes: let every call and every job take a [`Pass`], and a
     /// [drain](Self::drain) waits for them. It closes when the member drains.
     pub fn gate(&self) -> &Gate {
@@ -810,6 +852,16 @@ impl Watch {
     /// The service as last told: at the start of the watch, or by [`changed`](Self::changed).
     pub fn current(&self) -> &Arc<Service> {
         &self.seen
+    }
+
+    /// Waits until the service is published anew, though none of its instances may have changed.
+    pub(crate) async fn changed_at_all(&mut self) -> Result<(), StopReason> {
+        let Some(news) = &mut self.news else { return Err(self.link.stop_reason().await) };
+        if news.changed().await.is_ok() {
+            self.seen = Arc::clone(&news.borrow_and_update());
+            return Ok(());
+        }
+        Err(self.link.stop_reason().await)
     }
 
     /// Waits until the service differs from [`current`](Self::current), and tells how; may be dropped and called again
@@ -1141,6 +1193,47 @@ mod tests {
         soon(a.leave()).await.unwrap();
         let stopped = soon(a.discover("web", PATIENCE)).await.unwrap_err();
         assert_eq!(stopped.services[0].1, LookupError::Stopped(StopReason::Left));
+    }
+
+    #[tokio::test]
+    async fn members_that_know_the_same_agree_and_one_that_is_alone_agrees_with_itself() {
+        let a = member("a", &[]).await;
+        assert_eq!(soon(a.agreement()).await, Ok(Agreement { members: 1, agreeing: 1 }));
+        let b = member("b", &[&a]).await;
+        let _c = member("c", &[&a]).await;
+        let _web = soon(b.register(web(80))).await.unwrap();
+        let agreement = soon(b.agreed(1.0, PATIENCE)).await.unwrap();
+        assert_eq!((agreement.members, agreement.share()), (3, 1.0));
+        let waiting = b.clone();
+        let stopped = tokio::spawn(async move { waiting.agreed(1.1, PATIENCE).await });
+        soon(b.leave()).await.unwrap();
+        assert_eq!(soon(stopped).await.unwrap(), Err(StopReason::Left));
+    }
+
+    #[tokio::test]
+    async fn each_key_is_of_one_worker_and_moves_when_one_leaves() {
+        use crate::select::Selector;
+        use crate::select::shard::Moves;
+
+        let keys: Vec<String> = (0..64).map(|key| format!("key-{key}")).collect();
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let _a = soon(a.register(web(80))).await.unwrap();
+        let _b = soon(b.register(web(81))).await.unwrap();
+        for member in [&a, &b] {
+            until(&mut member.watch("web"), |web| web.healthy().len() == 2).await;
+        }
+        let moves = |of: &Registry| Moves::of(of, "web", Selector::new(), keys.clone());
+        let (mut of_a, mut of_b) = (moves(&a), moves(&b));
+        let mut held = soon(of_a.next()).await.unwrap().gained.len();
+        held += soon(of_b.next()).await.unwrap().gained.len();
+        assert_eq!(held, 64);
+        soon(b.leave()).await.unwrap();
+        while of_a.held().len() < 64 {
+            soon(of_a.next()).await.expect("a runs");
+        }
+        assert_eq!(soon(of_b.next()).await.expect("its last keys").gained, [""; 0]);
+        assert!(of_b.held().is_empty() && soon(of_b.next()).await.is_none());
     }
 
     #[tokio::test]

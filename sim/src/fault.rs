@@ -201,7 +201,8 @@ impl Fault {
                 world.leave(host).map_err(|error| FaultError::Refused { host, why: error.to_string() })?;
             }
             Self::Drain(_) => {
-                world.drain(host, DRAIN_WITHIN).map_err(|error| FaultError::Refused { host, why: error.to_string() })?
+                let drained = world.drain(host, DRAIN_WITHIN);
+                drained.map_err(|error| FaultError::Refused { host, why: error.to_string() })?;
             }
             Self::LossAt(_, share) => world.set_loss_at(host, share.0),
             Self::Freeze(_) => world.freeze(host),

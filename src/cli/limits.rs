@@ -56,6 +56,7 @@ fn all() -> Vec<Limit> {
         number tidings::table::RECORDS_MAX, "records in all";
         number tidings::rumors::RUMORS_MAX, "news remembered for passing on";
         number tidings::node::exchange::CONVERSATIONS_MAX, "questions of ours about records at once";
+        number tidings::node::SURVEYED_AT_ONCE, "members asked at once what they know";
         number tidings::node::NOTICES_AT_ONCE, "members told at once that this one drains";
         time tidings::node::NOTICE_REPEAT_MAX, "time until one that has not confirmed it is told again";
         time tidings::registry::CONFIRM_WAIT_MAX, "time that a drain waits for members to confirm it";

@@ -20,7 +20,7 @@ use super::socket::Socket;
 use super::stats::{DriverStats, Explanation, Health, Stats, Told, WorkStats};
 use super::tls::ClusterTls;
 use crate::effect::{Event, Heard, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
-use crate::node::Node;
+use crate::node::{Agreement, Node};
 use crate::pace::Warned;
 use crate::peer::NodeId;
 use crate::time::Time;
@@ -455,6 +455,10 @@ impl Carrier {
     /// Our ring, if it was changed since this was last asked.
     pub(crate) fn take_ring(&mut self) -> Option<Keyring> {
         self.ring_changed.take()
+    }
+
+    pub(crate) fn agreement(&self) -> Agreement {
+        self.node.agreement()
     }
 
     pub(crate) fn services_changed(&self) -> bool {

@@ -34,7 +34,7 @@ use super::stats::{Explanation, Stats};
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
 use crate::effect::{Heard, Input, InputError, Warning};
-use crate::node::{Config, Node, Tuning};
+use crate::node::{Agreement, Config, Node, Tuning};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Instance, Key};
 use crate::time::Time;
@@ -124,6 +124,8 @@ pub(crate) enum Command {
     Withdraw { serial: u64, key: Key, done: Option<oneshot::Sender<Result<(), Refusal>>> },
     /// Let the instance stay without its registration, until we leave or it is registered anew.
     Keep { serial: u64, key: Key },
+    /// Tell how many members know the same, and ask those that do not.
+    Survey(oneshot::Sender<Agreement>),
     /// Tell everybody that nothing new is taken; who has heard it is told after this time at most.
     Drain(Duration, oneshot::Sender<Arc<Heard>>),
     /// Say goodbye and stop.
@@ -570,6 +572,11 @@ impl Driver {
             Command::Keep { serial, key } => self.registered.keep(serial, &key),
             #[cfg(test)]
             Command::Panic => panic!("as a test asked for"),
+            Command::Survey(done) => {
+                // Told first: what this asks is answered by the next one.
+                let _ = done.send(self.carrier.agreement());
+                let _ = self.carrier.hand(Input::Survey);
+            }
             Command::Drain(within, done) => self.carrier.drain(within, done),
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);

@@ -185,6 +185,7 @@ impl Node {
         }
         let ours = self.fingerprints(false);
         let is_equal = (ours.records, ours.members) == (theirs.records, theirs.members);
+        self.note_fingerprints(sender.id, theirs);
         if is_equal {
             self.counters.fingerprints_equal += 1;
             self.sync.agree();

@@ -1,10 +1,10 @@
-//! Drains among a few nodes: what is told, what is confirmed, and who is not waited for.
+//! Drains and surveys among a few nodes: what is told, what is confirmed, and who is not waited for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::NOTICES_AT_ONCE;
 use super::tests::{Nodes, addr};
+use super::{Agreement, NOTICES_AT_ONCE, SURVEYED_AT_ONCE};
 use crate::effect::{Event, Heard, Input, InputError, WhyUnconfirmed};
 use crate::peer::NodeId;
 use crate::record::{Content, Instance, Key, Owner, Status};
@@ -99,6 +99,21 @@ fn a_burst_of_notices_is_held_to_its_limit() {
     assert_eq!(nodes.node(2).counters().notices_sent, NOTICES_AT_ONCE as u64);
     nodes.run(Duration::from_millis(50));
     assert_eq!(heard(&nodes).map(|heard| heard.confirmed), Some(usize::from(count) - 1));
+}
+
+#[test]
+fn a_survey_asks_so_many_at_once_and_the_others_next() {
+    let count = SURVEYED_AT_ONCE + 4;
+    let mut nodes = Nodes::joined(u16::try_from(count).expect("small"));
+    nodes.run(Duration::from_secs(1));
+    assert_eq!(nodes.node(2).agreement(), Agreement { members: count, agreeing: 1 }, "nobody was asked");
+    let sent = nodes.node(2).counters().datagrams_sent;
+    nodes.tell(addr(2), Input::Survey).expect("it runs");
+    assert_eq!(nodes.node(2).counters().datagrams_sent - sent, SURVEYED_AT_ONCE as u64);
+    nodes.tell(addr(2), Input::Survey).expect("it runs");
+    assert_eq!(nodes.node(2).agreement(), Agreement { members: count, agreeing: count });
+    nodes.run(Duration::from_secs(12));
+    assert_eq!(nodes.node(2).agreement().agreeing, 1, "what was said long ago is forgotten");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
 //! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `drain`
-//! (telling everybody that no more work is taken).
+//! (telling everybody that no more work is taken), `survey` (how many know the same).
 
 mod datagram;
 mod drain;
@@ -15,6 +15,7 @@ mod members;
 #[cfg(test)]
 mod pressed;
 mod records;
+mod survey;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,8 @@ use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 use drain::Notice;
 pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
+use survey::Survey;
+pub use survey::{Agreement, SURVEYED_AT_ONCE};
 pub use verdicts::{PARTITION_HOLD, Reachability};
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
@@ -270,6 +273,7 @@ pub struct Node {
     notice: Option<Notice>,
     /// Numbers the datagrams of notices.
     next_notice: u32,
+    survey: Option<Survey>,
     counters: Counters,
 }
 
@@ -350,6 +354,7 @@ impl Node {
             is_draining: false,
             notice: None,
             next_notice: 0,
+            survey: None,
             counters: Counters::default(),
             config,
         }
@@ -378,6 +383,7 @@ impl Node {
                 Ok(())
             }
             Input::Readdress(addr) => self.readdress(now, addr, out),
+            Input::Survey => self.begin_survey(now, out),
             Input::Drain(within) => self.drain(now, within, out),
             Input::Leave => self.leave(now, out),
         };
@@ -612,6 +618,7 @@ impl Node {
             self.reap(now, out);
         }
         self.outlive_rival(now, out);
+        self.end_survey(now);
         self.swim.resize(self.roster.present_len() + 1);
         if let Some(shown) = &self.shown {
             shown.evidence.note(now);

@@ -1,4 +1,5 @@
-//! Where instances are found and offered: by gossip, in a fixed list, or in memory. A picker reads whichever it is given.
+//! Where instances are found and offered: by gossip, in a fixed list, or in memory. A picker reads any
+//! of them.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -88,6 +88,7 @@ pub(crate) enum RecordedInput {
     Leave,
     /// In nanoseconds.
     Drain(u64),
+    Survey,
 }
 
 /// The failures in the order of their numbers.
@@ -114,6 +115,7 @@ impl RecordedInput {
             Input::Seeds(seeds) => Self::Seeds(seeds.clone()),
             Input::Readdress(addr) => Self::Readdress(*addr),
             Input::Leave => Self::Leave,
+            Input::Survey => Self::Survey,
             Input::Drain(within) => Self::Drain(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX)),
         })
     }
@@ -134,6 +136,7 @@ impl RecordedInput {
             Self::Seeds(seeds) => Input::Seeds(seeds.clone()),
             Self::Readdress(addr) => Input::Readdress(*addr),
             Self::Leave => Input::Leave,
+            Self::Survey => Input::Survey,
             Self::Drain(nanos) => Input::Drain(Duration::from_nanos(*nanos)),
         })
     }
