@@ -122,6 +122,18 @@ counters! {
     renewals,
     /// Times we were called dead, and did not renew because of the limit on renewals.
     renewals_limited,
+    /// Notices sent: our records, to one member, to be confirmed.
+    notices_sent,
+    /// Of these, those that were sent again because no receipt came.
+    notices_repeated,
+    /// Receipts for our notices.
+    receipts_received,
+    /// Receipts that we were not waiting for: they came twice, or too late.
+    receipts_unasked,
+    /// Notices of others, which we confirm.
+    notices_received,
+    /// Of these, those not confirmed yet, because a record of them is not here.
+    notices_unconfirmed,
     /// Times our address changed, and we told everybody.
     readdresses,
     /// Times the others knew a later start of ours, and we took a larger epoch.

@@ -49,6 +49,12 @@ pub enum Input<'a> {
     Readdress(SocketAddr),
     /// An operator says that a member that cannot be reached is gone: make sure, and tell everybody.
     Forget(NodeId),
+    /// The program wants to know how many members know the same: ask them. The answers are in
+    /// [`Node::agreement`](crate::node::Node::agreement).
+    Survey,
+    /// The program takes no new work: say so of every instance, until everybody who can be reached has confirmed it,
+    /// for this long at most. [`Event::Drained`] tells how that went; goodbye is another matter.
+    Drain(Duration),
     /// The program leaves: say goodbye to everybody.
     Leave,
 }
@@ -246,6 +252,23 @@ pub enum Event {
         /// Whether it is gone now, or why not.
         result: Result<(), NotForgotten>,
     },
+    /// Most instances of a service were lost at once, without a word: they are kept as the last known good. The view
+    /// finds that, not the node.
+    MassDrop {
+        /// The service.
+        service: Arc<str>,
+        /// Instances lost.
+        lost: usize,
+        /// Instances that are still healthy.
+        kept: usize,
+    },
+    /// That is over: they are back, replaced, or gone for good.
+    MassDropOver {
+        /// The service.
+        service: Arc<str>,
+    },
+    /// What [`Input::Drain`] wanted is done, or its time is over.
+    Drained(Arc<Heard>),
     /// Something that an operator should know; the node goes on.
     Warning(Warning),
     /// The node cannot go on and must be stopped.
@@ -301,6 +324,47 @@ pub enum NotForgotten {
         /// The limit.
         limit: usize,
     },
+}
+
+/// Who confirmed that they know that this member drains.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Heard {
+    /// Members that confirmed it.
+    pub confirmed: usize,
+    /// Members that did not, by name, then by id.
+    pub unconfirmed: Vec<Unconfirmed>,
+}
+
+/// A member that did not confirm: it may go on calling this one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unconfirmed {
+    /// Its name; its id if it never told one.
+    pub name: Arc<str>,
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Why.
+    pub why: WhyUnconfirmed,
+}
+
+/// Why a member did not confirm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhyUnconfirmed {
+    /// It cannot be reached, as far as is known here: nobody waits for it.
+    Unreachable,
+    /// It did not say so in time; software older than this never does.
+    Silent,
+}
+
+impl WhyUnconfirmed {
+    /// The reason as a word, as it stands in every output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
+        }
+    }
 }
 
 /// Something that an operator should know. At most one of a kind and sender a minute is told.
@@ -471,6 +535,9 @@ pub enum InputError {
     /// A member is not forgotten; nothing changed.
     #[error(transparent)]
     NotForgotten(NotForgotten),
+    /// The node is draining: its instances take nothing new, and no others are offered.
+    #[error("the member is draining and offers nothing new")]
+    Draining,
     /// The node has left.
     #[error("the node has left the cluster")]
     HasLeft,

@@ -15,6 +15,7 @@
 //!                  table (records)  pool (records that nodes share)  roster (members)  by_id  rumors (news)  timers
 //!                  pace  counters  view (what readers see)
 //!                  verdict (what is believed of a member)  story (how that came about)
+//!                  guard (against mass drops)
 //! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
 //!                  profile (settings by what a person knows)  promise (what they promise)
@@ -39,6 +40,7 @@ pub mod contact;
 pub mod counters;
 pub mod detector;
 pub mod effect;
+pub mod guard;
 pub mod knobs;
 #[cfg(feature = "net")]
 pub mod net;

@@ -211,7 +211,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// One instance of a service. Only the service's name and the address are required.
+/// One instance of a service. Only the service's name and the address are required, also where it is read from a file;
+/// what was read there is not checked yet, see [`Instance::check`].
 ///
 /// ```
 /// use tidings::record::{Endpoint, Instance};
@@ -227,53 +228,61 @@ impl fmt::Display for Status {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Instance {
     /// The service.
     pub service: Arc<str>,
     /// Its id, unique within its member. Empty until `register` fills in [`Instance::default_id`], unless given.
+    #[serde(default = "Key::member")]
     pub id: Key,
     /// Where it listens.
     pub address: Endpoint,
     /// The version of the service; readers select by semantic versions where it is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Arc<str>>,
     /// Further ports by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<Arc<str>, u16>,
     /// Further addresses by tag, such as `wan` or `lan_ipv6`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<Arc<str>, Endpoint>,
     /// Tags.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<Arc<str>>,
     /// Free-form metadata.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<Arc<str>, Arc<str>>,
     /// Its share of the traffic beside the others' weights; 0 gets none.
+    #[serde(default = "Instance::weight_default")]
     pub weight: u32,
     /// The group it belongs to, such as `vip`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Arc<str>>,
     /// The namespace, such as one per environment.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Arc<str>>,
     /// Where it stands.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
     /// What it speaks, such as `http` or `grpc`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Arc<str>>,
     /// What it says of itself.
+    #[serde(default)]
     pub status: Status,
     /// When it was registered, in milliseconds since the Unix epoch by its owner's clock; set by `register`.
+    #[serde(default)]
     pub registered_at: u64,
 }
 
 impl Instance {
     /// The weight of an instance that does not say.
     pub const WEIGHT_DEFAULT: u32 = 1;
+
+    const fn weight_default() -> u32 {
+        Self::WEIGHT_DEFAULT
+    }
 
     /// An instance with nothing but the two required parts; the `with_` methods add to it. What those add is checked
     /// by [`check`](Self::check), and by `register`, which sends nothing of an instance that fails it.

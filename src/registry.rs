@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,23 +14,37 @@ use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::net::recorder::RecordPlan;
 use crate::net::rotate::{KeyChange, Trust};
+pub use crate::node::Agreement;
 use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
 use crate::record::{Instance, InstanceError, Key, check_name};
 
+pub use crate::effect::{Heard, Unconfirmed, WhyUnconfirmed};
 pub use crate::net::advertise::{Advertise, AdvertiseError};
+pub use crate::net::gate::{Draining, Gate, Pass};
+pub use crate::net::kept_view::SavedView;
 pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, KeyringError};
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Explanation, Health, Stats, Told};
 pub use crate::net::target::{Target, TargetError};
-pub use crate::view::{Diff, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
+pub use crate::view::{Diff, Kept, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 
 /// Join targets that a member may be given.
 pub const JOIN_MAX: usize = 256;
 
 /// How long a start waits to join, unless said otherwise.
 pub const JOIN_WAIT: Duration = Duration::from_secs(30);
+
+/// How often members are asked whether they agree by now.
+const SURVEY_EVERY: Duration = Duration::from_millis(20);
+
+/// How long [`Registry::agreement`] waits for answers.
+const SURVEY_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a drain waits, at the most, for members to confirm that they know of it: those that have not by then are
+/// reported, and the drain goes on.
+pub const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a start does while nobody of those to join answers. With nobody to join, every start is at once complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -400,9 +415,94 @@ impl Registry {
         self.link.reader.read(service, read)
     }
 
+    /// Like [`lookup`](Self::lookup), but also gives a service of which only the last known good instances are left:
+    /// see [`Reader::last_known`].
+    ///
+    /// # Errors
+    /// As for [`lookup`](Self::lookup).
+    pub fn last_known(&self, service: &str) -> Result<Arc<Service>, LookupError> {
+        self.link.reader.last_known(service)
+    }
+
+    /// Waits until the service has a healthy instance, and gives it: for finding a service at the first call. Without
+    /// waiting if it is there already.
+    ///
+    /// # Errors
+    /// [`Missing`], once `timeout` is over or the member stopped.
+    pub async fn discover(&self, service: &str, timeout: Duration) -> Result<Arc<Service>, Missing> {
+        let is_over = pin!(self.after(timeout));
+        self.find(service, is_over).await.map_err(|error| Missing { services: vec![(service.to_owned(), error)] })
+    }
+
+    /// Waits until this member has joined and each of the services has a healthy instance: for finding out at the start
+    /// of a program what it would lack later.
+    ///
+    /// ```no_run
+    /// # async fn start(registry: tidings::Registry) -> Result<(), tidings::registry::Missing> {
+    /// registry.require_services(["payments", "stock"], std::time::Duration::from_secs(10)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Missing`] names those that are not there once `timeout` is over, or the member stopped, each with the reason.
+    pub async fn require_services(
+        &self,
+        services: impl IntoIterator<Item: Into<String>>,
+        timeout: Duration,
+    ) -> Result<(), Missing> {
+        let mut is_over = pin!(self.after(timeout));
+        let joined = tokio::select! {
+            biased;
+            joined = self.ready() => joined.is_ok(),
+            () = &mut is_over => false,
+        };
+        let mut missing = Vec::new();
+        for service in services {
+            let service = service.into();
+            // Once the time is over every further one is looked at, and not waited for.
+            let found = if joined && missing.is_empty() {
+                self.find(&service, is_over.as_mut()).await
+            } else {
+                self.lookup(&service)
+            };
+            missing.extend(found.err().map(|error| (service, error)));
+        }
+        if missing.is_empty() && joined { Ok(()) } else { Err(Missing { services: missing }) }
+    }
+
+    /// The service once it has a healthy instance, or why it has none when the time is over or the member stops.
+    async fn find(
+        &self,
+        service: &str,
+        mut is_over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Arc<Service>, LookupError> {
+        let mut watch = self.watch(service);
+        loop {
+            match self.lookup(service) {
+                Err(LookupError::Stopped(reason)) => return Err(LookupError::Stopped(reason)),
+                Err(_) => {}
+                found => return found,
+            }
+            tokio::select! {
+                biased;
+                // A member that stopped says so above.
+                _ = watch.changed() => {}
+                () = &mut is_over => return self.lookup(service),
+            }
+        }
+    }
+
     /// Reads the view without keeping the member running.
     pub fn reader(&self) -> Reader {
         self.link.reader.clone()
+    }
+
+    /// What an earlier start of this member knew of the others' services; only with a data directory. Behind gossip in
+    /// a [`Chain`](crate::select::chain::Chain) it serves a program that starts while nobody else is there: start it
+    /// with [`JoinPolicy::Background`].
+    pub fn saved_view(&self) -> Option<SavedView> {
+        self.link.saved.clone()
     }
 
     /// Every service of which an instance is known, healthy or not, sorted by name.
@@ -546,6 +646,93 @@ impl Registry {
         }
     }
 
+    /// How many members know the same as this one: asks those that it does not know it of, for up to a quarter of a
+    /// second, less if all agree before.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn agreement(&self) -> Result<Agreement, StopReason> {
+        self.agreed(1.0, SURVEY_WAIT).await
+    }
+
+    /// Waits until this part of the members, 0 to 1, knows the same as this one, but no longer than `within`. Gives how
+    /// many did at the end: whether that is enough is in [`Agreement::share`].
+    ///
+    /// While news travel nobody agrees with anybody; in a cluster that changes all the time a whole agreement is luck.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn agreed(&self, min: f64, within: Duration) -> Result<Agreement, StopReason> {
+        let mut is_over = pin!(self.after(within));
+        loop {
+            let (done, agreement) = oneshot::channel();
+            self.send(Command::Survey(done))?;
+            let agreement = self.answer(agreement).await?;
+            if agreement.share() >= min {
+                return Ok(agreement);
+            }
+            tokio::select! {
+                biased;
+                () = &mut is_over => return Ok(agreement),
+                () = self.after(SURVEY_EVERY) => {}
+                // No timer tells a member that stopped.
+                reason = self.stopped() => return Err(reason),
+            }
+        }
+    }
+
+    /// The gate that the program's work passes: let every call and every job take a [`Pass`], and a
+    /// [drain](Self::drain) waits for them. It closes when the member drains.
+    pub fn gate(&self) -> &Gate {
+        &self.link.gate
+    }
+
+    /// Leaves without losing a call: closes the [`gate`](Self::gate), says of every instance that it is draining, and
+    /// waits until the reachable members have confirmed that they know (for [`CONFIRM_WAIT_MAX`] at most) and until all
+    /// work that passed the gate has ended; then it [leaves](Self::leave). All of it but the goodbye takes `timeout` at
+    /// most; what is not done by then is reported, not waited for.
+    ///
+    /// A member that cannot be reached is not waited for either: it is reported by name. Dropped before its end, this
+    /// leaves the member draining; call it again to go on.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidings::registry::Registry;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let registry = Registry::builder("demo", "shop").start().await?;
+    /// let call = registry.gate().call()?;
+    /// // ... the call is answered, here by another task ...
+    /// drop(call);
+    /// let drained = registry.drain(Duration::from_secs(10)).await?;
+    /// assert!(drained.is_clean());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The member stopped for another reason, before or meanwhile.
+    pub async fn drain(&self, timeout: Duration) -> Result<Drained, LeaveError> {
+        let began = self.link.clock.now();
+        let gate = &self.link.gate;
+        gate.close();
+        let is_over = self.after(timeout);
+        let (done, heard) = oneshot::channel();
+        self.send(Command::Drain(timeout.min(CONFIRM_WAIT_MAX), done)).map_err(|reason| LeaveError { reason })?;
+        let heard = self.answer(heard).await.map_err(|reason| LeaveError { reason })?;
+        let confirmed_after = self.link.clock.now().since(began);
+        tokio::select! {
+            biased;
+            () = gate.idle() => {}
+            () = is_over => {}
+        }
+        let Heard { confirmed, unconfirmed } = Heard::clone(&heard);
+        let (calls_left, tasks_left) = (gate.calls(), gate.tasks());
+        let took = self.link.clock.now().since(began);
+        self.leave().await?;
+        Ok(Drained { confirmed, unconfirmed, confirmed_after, calls_left, tasks_left, took })
+    }
+
     /// How long ago a member was last heard; `None` if it never was.
     pub fn age(&self, evidence: &Evidence) -> Option<Duration> {
         evidence.last().map(|at| self.link.clock.now().since(at))
@@ -679,6 +866,16 @@ impl Watch {
         &self.seen
     }
 
+    /// Waits until the service is published anew, though none of its instances may have changed.
+    pub(crate) async fn changed_at_all(&mut self) -> Result<(), StopReason> {
+        let Some(news) = &mut self.news else { return Err(self.link.stop_reason().await) };
+        if news.changed().await.is_ok() {
+            self.seen = Arc::clone(&news.borrow_and_update());
+            return Ok(());
+        }
+        Err(self.link.stop_reason().await)
+    }
+
     /// Waits until the service differs from [`current`](Self::current), and tells how; may be dropped and called again
     /// without losing anything.
     ///
@@ -729,6 +926,15 @@ impl Events {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0} events were lost: the reader is too slow")]
 pub struct Lagged(pub u64);
+
+/// Services that were waited for in vain.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", .services.iter().map(|(_, error)| error.to_string()).reduce(|all, one| all + "; " + &one)
+    .unwrap_or_else(|| LookupError::NotReady.to_string()))]
+pub struct Missing {
+    /// Each with the reason; none if all are there and only the member itself has not joined.
+    pub services: Vec<(String, LookupError)>,
+}
 
 /// Why an instance was not registered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -798,6 +1004,33 @@ pub enum WithdrawError {
     Stopped(StopReason),
 }
 
+/// How a drain went; the member has left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Members that confirmed that they know that this one takes no new work.
+    pub confirmed: usize,
+    /// Members that did not: they may have gone on calling until they heard of the goodbye.
+    pub unconfirmed: Vec<Unconfirmed>,
+    /// When the last confirmation came, or the waiting for more of them ended.
+    pub confirmed_after: Duration,
+    /// Calls that were still inside the gate when the time was over.
+    pub calls_left: u64,
+    /// Jobs that were.
+    pub tasks_left: u64,
+    /// How long it took, up to the goodbye.
+    pub took: Duration,
+}
+
+impl Drained {
+    /// Whether nothing was cut off: no work was left, and every member that could be reached has confirmed. Otherwise
+    /// the drain was forced by its timeout.
+    pub fn is_clean(&self) -> bool {
+        let is_silent = |member: &Unconfirmed| member.why == WhyUnconfirmed::Silent;
+        self.calls_left + self.tasks_left == 0 && !self.unconfirmed.iter().any(is_silent)
+    }
+}
+
 /// The member stopped without a goodbye, or nobody knows whether with one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no goodbye: {reason}")]
@@ -808,12 +1041,13 @@ pub struct LeaveError {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::net::driver::Clock;
     use crate::net::kept::KeptError;
     use crate::net::socket::BindError;
+    use crate::time::Time;
 
     /// Long enough for any machine; what ends here hangs.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -968,6 +1202,97 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn services_are_waited_for_and_those_that_do_not_come_are_named() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let waiting = a.clone();
+        let found = tokio::spawn(async move { waiting.discover("web", PATIENCE).await });
+        let _web = soon(b.register(web(80))).await.unwrap();
+        assert_eq!(soon(found).await.unwrap().expect("it comes").healthy().len(), 1);
+        soon(a.require_services(["web"], PATIENCE)).await.expect("it is there");
+        let missing = soon(a.require_services(["web", "db", "mq"], Duration::from_millis(30))).await.unwrap_err();
+        let names: Vec<_> = missing.services.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["db", "mq"]);
+        assert!(missing.to_string().contains("\"db\"") && missing.to_string().contains("\"mq\""), "{missing}");
+        soon(a.leave()).await.unwrap();
+        let stopped = soon(a.discover("web", PATIENCE)).await.unwrap_err();
+        assert_eq!(stopped.services[0].1, LookupError::Stopped(StopReason::Left));
+    }
+
+    #[tokio::test]
+    async fn members_that_know_the_same_agree_and_one_that_is_alone_agrees_with_itself() {
+        let a = member("a", &[]).await;
+        assert_eq!(soon(a.agreement()).await, Ok(Agreement { members: 1, agreeing: 1 }));
+        let b = member("b", &[&a]).await;
+        let _c = member("c", &[&a]).await;
+        let _web = soon(b.register(web(80))).await.unwrap();
+        let agreement = soon(b.agreed(1.0, PATIENCE)).await.unwrap();
+        assert_eq!((agreement.members, agreement.share()), (3, 1.0));
+        let waiting = b.clone();
+        let stopped = tokio::spawn(async move { waiting.agreed(1.1, PATIENCE).await });
+        soon(b.leave()).await.unwrap();
+        assert_eq!(soon(stopped).await.unwrap(), Err(StopReason::Left));
+    }
+
+    #[tokio::test]
+    async fn each_key_is_of_one_worker_and_moves_when_one_leaves() {
+        use crate::select::Selector;
+        use crate::select::shard::Moves;
+
+        let keys: Vec<String> = (0..64).map(|key| format!("key-{key}")).collect();
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let _a = soon(a.register(web(80))).await.unwrap();
+        let _b = soon(b.register(web(81))).await.unwrap();
+        for member in [&a, &b] {
+            until(&mut member.watch("web"), |web| web.healthy().len() == 2).await;
+        }
+        let moves = |of: &Registry| Moves::of(of, "web", Selector::new(), keys.clone());
+        let (mut of_a, mut of_b) = (moves(&a), moves(&b));
+        let mut held = soon(of_a.next()).await.unwrap().gained.len();
+        held += soon(of_b.next()).await.unwrap().gained.len();
+        assert_eq!(held, 64);
+        soon(b.leave()).await.unwrap();
+        while of_a.held().len() < 64 {
+            soon(of_a.next()).await.expect("a runs");
+        }
+        assert_eq!(soon(of_b.next()).await.expect("its last keys").gained, [""; 0]);
+        assert!(of_b.held().is_empty() && soon(of_b.next()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_drain_tells_everybody_and_waits_for_the_work_inside() {
+        let a = member("a", &[]).await;
+        let b = member("b", &[&a]).await;
+        let mut seen = a.watch("web");
+        let _registration = soon(b.register(web(80))).await.unwrap();
+        until(&mut seen, |web| web.healthy().len() == 1).await;
+        let call = b.gate().call().unwrap();
+        let (draining, closed) = (b.clone(), b.gate().closed());
+        let drain = tokio::spawn(async move { draining.drain(PATIENCE).await });
+        soon(closed).await;
+        until(&mut seen, |web| web.healthy().is_empty() && web.all().len() == 1).await;
+        assert_eq!(soon(b.register(web(81))).await.unwrap_err(), RegisterError::Refused(InputError::Draining));
+        assert!(b.gate().call().is_err() && !drain.is_finished(), "a call is inside");
+        drop(call);
+        let drained = soon(drain).await.unwrap().expect("it leaves");
+        assert!(drained.is_clean() && drained.confirmed == 1, "{drained:?}");
+        assert_eq!(a.lookup("web").unwrap_err(), LookupError::UnknownService { name: "web".into() });
+        assert_eq!(b.status(), Status::Stopped(StopReason::Left));
+        assert!(soon(b.drain(PATIENCE)).await.is_err(), "it has left already");
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_takes_too_long_leaves_and_says_what_it_left() {
+        let a = member("a", &[]).await;
+        let _call = a.gate().call().unwrap();
+        let _task = a.gate().task().unwrap();
+        let drained = soon(a.drain(Duration::from_millis(50))).await.unwrap();
+        assert_eq!((drained.calls_left, drained.tasks_left, drained.is_clean()), (1, 1, false));
+        assert_eq!(a.status(), Status::Stopped(StopReason::Left));
+    }
+
+    #[tokio::test]
     async fn dropping_the_last_handle_stops_the_member_without_a_word() {
         let a = member("a", &[]).await;
         let b = member("b", &[&a]).await;
@@ -1106,6 +1431,37 @@ mod tests {
         drop(second);
         assert_eq!(soon(watch.changed()).await.unwrap_err(), StopReason::Dropped);
         assert_eq!(start().await.unwrap().id(), id);
+    }
+
+    #[tokio::test]
+    async fn a_start_that_finds_nobody_serves_what_it_knew_within_100_ms() {
+        use crate::select::Picker;
+        use crate::select::chain::{Chain, When};
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let b = member("b", &[]).await;
+        let builder = Registry::builder("registry-test", "a").data_dir(dir.path()).join([b.local_addr().to_string()]);
+        let first = soon(builder.clone().start()).await.unwrap();
+        assert!(first.saved_view().is_none());
+        let mut seen = first.watch("web");
+        let _web = soon(b.register(web(80))).await.unwrap();
+        until(&mut seen, |web| web.healthy().len() == 1).await;
+        soon(first.leave()).await.unwrap();
+        let stopped = b.clone();
+        drop((b, _web));
+        soon(stopped.leave()).await.unwrap();
+
+        let began = Clock::start();
+        let alone = soon(builder.join_policy(JoinPolicy::Background).start()).await.unwrap();
+        let saved = alone.saved_view().expect("it was written down");
+        let picker = Picker::new(alone.reader(), "web");
+        let chain = Chain::new("gossip", picker).then("saved", When::Unready, Picker::new(saved.reader(), "web"));
+        let pick = chain.pick().expect("the saved view has it");
+        let took = began.now().since(Time::ZERO);
+        assert!(pick.is_stale() && *chain.source() == *"saved");
+        assert_eq!(pick.instance().address.port, 80);
+        assert!(took < Duration::from_millis(100), "{took:?}");
+        assert_eq!(alone.status(), Status::Joining);
     }
 
     #[tokio::test]

@@ -57,6 +57,11 @@ pub(crate) struct Told {
 }
 
 impl Entry {
+    /// What it said of itself when the program was last told of it.
+    pub(crate) fn said(&self) -> Option<&MemberRecord> {
+        self.told.as_ref().map(|told| &*told.said)
+    }
+
     /// The member as it was last told to the program. Made when it is asked for: kept for each pair of members, it
     /// would be a quarter of all that they take.
     pub(crate) fn shown(&self) -> Option<Arc<Member>> {

@@ -10,8 +10,10 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::effect::{Event, Fatal, GoneReason};
+use crate::guard::{Count, Look, Sight};
 use crate::peer::{Member, MemberState, NodeId};
 use crate::record::{Instance, Key, Status as InstanceStatus};
+use crate::time::Time;
 
 /// An instance as it is offered now: what it says of itself, and what is believed of its member.
 #[derive(Clone, Debug)]
@@ -28,6 +30,22 @@ impl Offered {
     /// Whether it should get traffic: it is offered, it says that it serves, and its member is reachable.
     pub fn is_healthy(&self) -> bool {
         self.is_present && self.instance.status.is_serving() && self.member.state == MemberState::Reachable
+    }
+
+    /// Whether it serves as far as its owner said last, and its member does not answer: the last known good. Whether to
+    /// call it all the same is [`Service::kept`]'s to say.
+    pub fn is_silent(&self) -> bool {
+        self.instance.status.is_serving() && !self.is_healthy()
+    }
+
+    fn look(&self) -> Look {
+        if self.is_healthy() {
+            Look::Healthy
+        } else if self.is_silent() {
+            Look::Silent
+        } else {
+            Look::Out
+        }
     }
 
     /// Why it should get no traffic; `None` if it should.
@@ -66,6 +84,29 @@ pub enum Out {
     Member(MemberState),
 }
 
+/// Why the last known good instances of a service are kept for use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Kept {
+    /// Most instances were lost at once, without a word; see [`guard`](crate::guard).
+    MassDrop,
+    /// Nobody answers this member, so that nobody's silence says anything.
+    Isolated,
+    /// Nothing newer is known: this is what an earlier start wrote down.
+    Saved,
+}
+
+impl Kept {
+    /// The reason as a word, as it stands in every output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MassDrop => "mass_drop",
+            Self::Isolated => "isolated",
+            Self::Saved => "saved",
+        }
+    }
+}
+
 /// All instances of one service at one moment. It never changes; look the service up again for a newer one.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -73,18 +114,19 @@ pub struct Service {
     /// Healthy ones first, each part by instance id, then by owner.
     offered: Vec<Offered>,
     healthy: usize,
+    kept: Option<Kept>,
 }
 
 impl Service {
     /// A service that nobody offers.
     pub fn empty(name: &str) -> Self {
-        Self { name: Arc::from(name), offered: Vec::new(), healthy: 0 }
+        Self { name: Arc::from(name), offered: Vec::new(), healthy: 0, kept: None }
     }
 
-    fn new(name: Arc<str>, mut offered: Vec<Offered>) -> Self {
+    fn new(name: Arc<str>, mut offered: Vec<Offered>, kept: Option<Kept>) -> Self {
         offered.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let healthy = offered.partition_point(Offered::is_healthy);
-        Self { name, offered, healthy }
+        Self { name, offered, healthy, kept }
     }
 
     /// Its name.
@@ -105,6 +147,17 @@ impl Service {
     /// Every known instance, the healthy ones first.
     pub fn all(&self) -> &[Offered] {
         &self.offered
+    }
+
+    /// Why its last known good instances are kept for use, should no healthy one be left; `None` if they are not: then
+    /// those that do not answer have most likely crashed.
+    pub fn kept(&self) -> Option<Kept> {
+        self.kept
+    }
+
+    /// The last known good instances that are kept for use, by instance id; none unless there is a reason for it.
+    pub fn stale(&self) -> impl Iterator<Item = &Offered> {
+        self.unhealthy().iter().filter(|offered| self.kept.is_some() && offered.is_silent())
     }
 
     /// What is different in `after`.
@@ -364,6 +417,18 @@ impl Reader {
         }
     }
 
+    /// Like [`lookup`](Self::lookup), but also gives a service of which only the last known good instances are left,
+    /// while these are [kept](Service::kept): then [`Service::healthy`] is empty and [`Service::stale`] is not.
+    ///
+    /// # Errors
+    /// As for [`lookup`](Self::lookup): there is not even a stale instance.
+    pub fn last_known(&self, service: &str) -> Result<Arc<Service>, LookupError> {
+        self.lookup(service).or_else(|error| match &error {
+            LookupError::Stopped(_) => Err(error),
+            _ => self.service(service).filter(|found| found.stale().next().is_some()).ok_or(error),
+        })
+    }
+
     /// Whether the member reaches nobody although others should be there: its view is the last it knew.
     pub fn is_isolated(&self) -> bool {
         self.shared.is_isolated.load(Ordering::Acquire)
@@ -426,12 +491,14 @@ impl Reader {
 struct Offer {
     instance: Arc<Instance>,
     is_present: bool,
+    sight: Sight,
 }
 
 #[derive(Default, Debug)]
 struct Offers {
     by_place: BTreeMap<(Key, NodeId), Offer>,
     slot: Option<Arc<Slot>>,
+    is_guarded: bool,
 }
 
 /// Writes a view: events in order with [`apply`](Self::apply), then [`publish`](Self::publish).
@@ -447,6 +514,13 @@ pub struct View {
     offered: BTreeMap<NodeId, BTreeMap<Key, Arc<str>>>,
     changed: BTreeSet<Arc<str>>,
     members_changed: bool,
+    now: Time,
+    /// What the guard found since this was last taken.
+    found: Vec<Event>,
+    guarded: usize,
+    mass_drops: u64,
+    /// Why everything that does not answer is kept.
+    keep: Option<Kept>,
 }
 
 impl Default for View {
@@ -474,7 +548,29 @@ impl View {
             offered: BTreeMap::new(),
             changed: BTreeSet::new(),
             members_changed: false,
+            now: Time::ZERO,
+            found: Vec::new(),
+            guarded: 0,
+            mass_drops: 0,
+            keep: None,
         }
+    }
+
+    /// Keeps the last known good instances of every service that is published from now on, for this reason.
+    pub fn keep_all(&mut self, why: Kept) {
+        self.keep = Some(why);
+    }
+
+    /// Tells the time, which never goes back: by it the guard tells what is lost at once from what goes slowly. If it
+    /// is never told, everything happens at once.
+    pub fn pass(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// What the guard against mass drops found in what was published since this was last asked:
+    /// [`Event::MassDrop`] and [`Event::MassDropOver`].
+    pub fn take_found(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.found)
     }
 
     /// A reader of this view.
@@ -488,6 +584,8 @@ impl View {
             members: self.members.len(),
             services: self.services.len(),
             instances: self.offered.values().map(BTreeMap::len).sum(),
+            guarded: self.guarded,
+            mass_drops: self.mass_drops,
         }
     }
 
@@ -510,7 +608,8 @@ impl View {
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
             Event::CutOff(is_cut_off) => self.isolated(*is_cut_off),
             Event::PartitionSuspected(_) | Event::PartitionOver | Event::Forgetting { .. } => {}
-            Event::Ready | Event::Warning(_) | Event::Fatal(_) => {}
+            Event::MassDrop { .. } | Event::MassDropOver { .. } => {}
+            Event::Ready | Event::Drained(_) | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }
 
@@ -539,20 +638,45 @@ impl View {
             }
             return Arc::new(Service::empty(&name));
         };
-        let shown = offers.by_place.iter().filter_map(|((_, owner), offer)| {
+        let mut count = Count::default();
+        let shown = offers.by_place.iter_mut().filter_map(|((_, owner), offer)| {
             let member = Arc::clone(self.members.get(owner)?);
-            Some(Offered { instance: Arc::clone(&offer.instance), member, is_present: offer.is_present })
+            let shown = Offered { instance: Arc::clone(&offer.instance), member, is_present: offer.is_present };
+            count.take(self.now, &mut offer.sight, shown.look());
+            Some(shown)
         });
-        let now = Arc::new(Service::new(Arc::clone(&name), shown.collect()));
+        let shown: Vec<_> = shown.collect();
+        let is_guarded = count.trips(offers.is_guarded);
+        let was_guarded = std::mem::replace(&mut offers.is_guarded, is_guarded);
+        let is_isolated = shared.is_isolated.load(Ordering::Acquire);
+        let kept = self.keep.or(is_isolated.then_some(Kept::Isolated)).or(is_guarded.then_some(Kept::MassDrop));
+        let now = Arc::new(Service::new(Arc::clone(&name), shown, kept));
         match &offers.slot {
             Some(slot) => slot.store(Arc::clone(&now)),
             None => {
                 let slot = Arc::new(Slot::new(&now));
                 offers.slot = Some(Arc::clone(&slot));
-                shared.edited(shards, &name.clone()).insert(name, slot);
+                shared.edited(shards, &name).insert(Arc::clone(&name), slot);
             }
         }
+        if is_guarded != was_guarded {
+            self.guard_switched(name, is_guarded.then_some(count));
+        }
         now
+    }
+
+    fn guard_switched(&mut self, service: Arc<str>, dropped: Option<Count>) {
+        self.found.push(match dropped {
+            Some(count) => {
+                self.guarded += 1;
+                self.mass_drops += 1;
+                Event::MassDrop { service, lost: count.lost(), kept: count.healthy() }
+            }
+            None => {
+                self.guarded -= 1;
+                Event::MassDropOver { service }
+            }
+        });
     }
 
     /// Tells readers that the member joined.
@@ -565,7 +689,10 @@ impl View {
     /// Tells readers whether the member is cut off from everybody: lookups go on, and those that find no healthy
     /// instance say so.
     pub fn isolated(&mut self, is_isolated: bool) {
-        self.reader.shared.is_isolated.store(is_isolated, Ordering::Release);
+        if self.reader.shared.is_isolated.swap(is_isolated, Ordering::AcqRel) != is_isolated {
+            // Each says whether its last known good instances are kept.
+            self.changed.extend(self.services.keys().cloned());
+        }
     }
 
     /// Tells readers that the member stopped. Only the first reason counts.
@@ -585,7 +712,9 @@ impl View {
             self.take_out(&was, owner, key);
         }
         let offers = self.services.entry(Arc::clone(&instance.service)).or_default();
-        offers.by_place.insert((key.clone(), owner), Offer { instance: Arc::clone(instance), is_present });
+        let place = (key.clone(), owner);
+        let sight = offers.by_place.get(&place).map_or_else(Sight::default, |before| before.sight);
+        offers.by_place.insert(place, Offer { instance: Arc::clone(instance), is_present, sight });
         self.changed.insert(Arc::clone(&instance.service));
     }
 
@@ -602,7 +731,11 @@ impl View {
         if let Some(offers) = self.services.get_mut(service) {
             offers.by_place.remove(&(key.clone(), owner));
             if offers.by_place.is_empty() {
+                let was_guarded = offers.is_guarded;
                 self.services.remove(service);
+                if was_guarded {
+                    self.guard_switched(Arc::clone(service), None);
+                }
             }
         }
         self.changed.insert(Arc::clone(service));
@@ -643,6 +776,10 @@ pub struct Sizes {
     pub services: usize,
     /// Known instances, healthy or not.
     pub instances: usize,
+    /// Services of which most instances were lost at once, and are kept.
+    pub guarded: usize,
+    /// How often that happened.
+    pub mass_drops: u64,
 }
 
 #[cfg(test)]
@@ -659,7 +796,7 @@ mod tests {
         Arc::new(Member {
             peer: Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id },
             // Names run against ids, so that sorting by one is not sorting by the other.
-            name: format!("member-{}", 9 - id).into(),
+            name: format!("member-{}", 99 - id).into(),
             zone: "".into(),
             state,
             evidence: Evidence::default(),
@@ -752,6 +889,68 @@ mod tests {
         feed(&mut view, &[Event::MemberForgotten(member(1, MemberState::Down))]);
         assert!(reader.service("web").is_none() && reader.members().is_empty());
         assert_eq!(view.sizes(), Sizes::default());
+    }
+
+    /// Twenty members with one instance of `web` each.
+    fn twenty() -> (View, Reader) {
+        let members = (1..=20).map(|id| Event::MemberUp(member(id, MemberState::Reachable)));
+        let instances = (1..=20).map(|id| up(id, &instance("web", &format!("i{id:02}"))));
+        view(&members.chain(instances).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn instances_that_crash_together_are_kept_and_flagged_until_they_are_back() {
+        let (mut view, reader) = twenty();
+        let are = |state, ids: std::ops::RangeInclusive<u64>| -> Vec<_> {
+            ids.map(|id| Event::MemberChanged(member(id, state))).collect()
+        };
+        feed(&mut view, &are(MemberState::Unreachable, 6..=20));
+        let web = reader.lookup("web").unwrap();
+        assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (5, 15, Some(Kept::MassDrop)));
+        let found = view.take_found();
+        assert!(matches!(&found[..], [Event::MassDrop { lost: 15, kept: 5, .. }]), "{found:?}");
+        assert_eq!((view.sizes().guarded, view.sizes().mass_drops), (1, 1));
+        // The rest goes too: what is left is still there to be read, and says what it is.
+        feed(&mut view, &are(MemberState::Unreachable, 1..=5));
+        assert!(matches!(reader.lookup("web"), Err(LookupError::NoHealthy { known: 20, .. })));
+        assert_eq!(reader.last_known("web").unwrap().stale().count(), 20);
+        feed(&mut view, &are(MemberState::Reachable, 1..=20));
+        let web = reader.lookup("web").unwrap();
+        assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (20, 0, None));
+        assert!(matches!(&view.take_found()[..], [Event::MassDropOver { .. }]));
+        assert_eq!(view.sizes().guarded, 0);
+    }
+
+    #[test]
+    fn instances_that_are_withdrawn_are_gone_at_once_down_to_the_last() {
+        let (mut view, reader) = twenty();
+        let withdrawn = |id: u64| down(id, &instance("web", &format!("i{id:02}")), GoneReason::Withdrawn);
+        feed(&mut view, &(6..=20).map(withdrawn).collect::<Vec<_>>());
+        let web = reader.lookup("web").unwrap();
+        assert_eq!((web.all().len(), web.kept()), (5, None));
+        feed(&mut view, &(1..=5).map(withdrawn).collect::<Vec<_>>());
+        assert!(matches!(reader.last_known("web"), Err(LookupError::UnknownService { .. })));
+        assert_eq!((view.sizes().mass_drops, view.take_found().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_crash_of_a_single_instance_keeps_nothing_and_being_cut_off_keeps_everything() {
+        let (mut view, reader) =
+            view(&[Event::MemberUp(member(1, MemberState::Reachable)), up(1, &instance("web", "a"))]);
+        feed(&mut view, &[Event::MemberChanged(member(1, MemberState::Suspect))]);
+        assert!(reader.last_known("web").is_err());
+        feed(&mut view, &[Event::CutOff(true)]);
+        assert_eq!(reader.lookup("web").unwrap_err(), LookupError::Isolated);
+        let web = reader.last_known("web").unwrap();
+        assert_eq!((web.kept(), web.stale().count()), (Some(Kept::Isolated), 1));
+        feed(&mut view, &[Event::CutOff(false)]);
+        assert!(reader.last_known("web").is_err());
+        // A guarded service that is forgotten whole is no longer guarded.
+        let (mut view, _) = twenty();
+        feed(&mut view, &(1..=20).map(|id| Event::MemberDown(member(id, MemberState::Down))).collect::<Vec<_>>());
+        assert_eq!(view.sizes().guarded, 1);
+        feed(&mut view, &(1..=20).map(|id| Event::MemberForgotten(member(id, MemberState::Down))).collect::<Vec<_>>());
+        assert_eq!(view.sizes().guarded, 0);
     }
 
     #[test]

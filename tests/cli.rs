@@ -284,7 +284,7 @@ fn the_control_channel_answers_every_line() {
 
     let long = format!("register name=web,addr=h:1,meta.k={}", "x".repeat(130 * 1024));
     let refusals = [
-        ("jump", "allowed: register, update, withdraw, leave, view, stats"),
+        ("jump", "allowed: register, update, withdraw, drain, leave, view, stats"),
         ("regsiter name=x", "did you mean register?"),
         ("withdraw api-1", "registered are: web@a:80"),
         ("update web@a:80 wieght=1", "did you mean weight?"),
@@ -444,8 +444,28 @@ fn a_signal_is_a_goodbye() {
     let mut b = Node::start(&node("b", &["--join", &seed, "--service", "name=web,addr=127.0.0.1:81"]));
     a.until("service_up", |line| line["member"] == "b");
     signal("TERM", b.child.as_ref().unwrap().id());
+    let drained = b.until("drained", |line| line["member"] == "b");
+    assert_eq!((&drained["clean"], &drained["confirmed"]), (&Value::from(true), &Value::from(1)), "{drained}");
     assert_eq!(b.end().code(), Some(0));
+    a.until("service_changed", |line| line["record"]["status"]["state"] == "draining");
     a.until("member_left", |line| line["member"] == "b");
+}
+
+#[test]
+fn a_drain_that_is_cut_off_names_who_is_silent_and_ends_with_code_8() {
+    let a = Node::start(&node("a", &[]));
+    let seed = a.addr.clone();
+    let arguments = ["--join", &seed, "--service", "name=web,addr=127.0.0.1:81", "--drain-timeout", "150ms"];
+    let mut b = Node::start(&node("b", &arguments));
+    a.until("service_up", |line| line["member"] == "b");
+    view_until(&mut b, |members, _| members.len() == 2);
+    signal("STOP", a.child.as_ref().unwrap().id());
+    b.say("drain");
+    let drained = b.until("drained", |line| line["member"] == "b");
+    signal("CONT", a.child.as_ref().unwrap().id());
+    assert_eq!((&drained["clean"], &drained["unconfirmed"][0]["member"]), (&Value::from(false), &Value::from("a")));
+    assert_eq!(drained["unconfirmed"][0]["reason"], "silent", "{drained}");
+    assert_eq!(b.end().code(), Some(8));
 }
 
 #[test]

@@ -12,8 +12,8 @@ const FLOORS: &[(u8, &[&str])] = &[
     (
         1,
         &[
-            "effect", "wire", "table", "rumors", "timers", "pace", "roster", "view", "counters", "verdict", "story",
-            "by_id", "pool",
+            "effect", "wire", "table", "rumors", "timers", "pace", "roster", "guard", "view", "counters", "verdict",
+            "story", "by_id", "pool",
         ],
     ),
     (2, &["swim", "contact", "sync", "detector"]),

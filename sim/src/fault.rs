@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Share, Span};
 use crate::world::{Fates, HostIndex, World};
 
+/// How long a drain waits for confirmations.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
 /// Why a fault could not be done, or did nothing: an error of the scenario.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FaultError {
@@ -72,6 +75,8 @@ pub enum Fault {
     Restart(Vec<HostIndex>, RestartWith),
     /// Processes say goodbye and end.
     Leave(Vec<HostIndex>),
+    /// Processes tell everybody that they take no new work, and leave once that is confirmed.
+    Drain(Vec<HostIndex>),
     /// Groups are parted; hosts in no group form one more.
     Split(Vec<Vec<HostIndex>>),
     /// Nothing gets from the first to the second.
@@ -103,6 +108,7 @@ impl Fault {
             Self::Crash(_) => "crash",
             Self::Restart(..) => "restart",
             Self::Leave(_) => "leave",
+            Self::Drain(_) => "drain",
             Self::Split(_) => "split",
             Self::Cut(..) => "cut",
             Self::Loss(_) => "loss",
@@ -120,7 +126,7 @@ impl Fault {
     /// The count that shows its effect, by name; `None` for faults that happen or fail at once.
     fn shows(&self, fates: &Fates) -> Option<(&'static str, u64)> {
         Some(match self {
-            Self::Crash(_) | Self::Restart(..) | Self::Leave(_) => return None,
+            Self::Crash(_) | Self::Restart(..) | Self::Leave(_) | Self::Drain(_) => return None,
             Self::Split(_) | Self::Cut(..) | Self::Isolate(_) => ("datagrams stopped", fates.cut),
             Self::Loss(_) | Self::LossAt(..) => ("datagrams lost", fates.lost),
             Self::Freeze(_) => ("packets and wakes held", fates.held + fates.wakes_missed),
@@ -163,6 +169,7 @@ impl Fault {
             Self::Crash(hosts)
             | Self::Restart(hosts, _)
             | Self::Leave(hosts)
+            | Self::Drain(hosts)
             | Self::LossAt(hosts, _)
             | Self::Freeze(hosts)
             | Self::Block(hosts)
@@ -177,7 +184,8 @@ impl Fault {
 
     fn do_to(&self, host: HostIndex, world: &mut World) -> Result<(), FaultError> {
         let what = self.name();
-        let needs_process = matches!(self, Self::Crash(_) | Self::Leave(_) | Self::Freeze(_) | Self::Block(_));
+        let needs_process =
+            matches!(self, Self::Crash(_) | Self::Leave(_) | Self::Drain(_) | Self::Freeze(_) | Self::Block(_));
         if needs_process && !(world.is_free(host) || matches!(self, Self::Crash(_)) && world.node(host).is_some()) {
             return Err(FaultError::NotRunning { what, host });
         }
@@ -191,6 +199,10 @@ impl Fault {
             Self::Restart(_, RestartWith::Id) => world.restart_without_data(host),
             Self::Leave(_) => {
                 world.leave(host).map_err(|error| FaultError::Refused { host, why: error.to_string() })?;
+            }
+            Self::Drain(_) => {
+                let drained = world.drain(host, DRAIN_WITHIN);
+                drained.map_err(|error| FaultError::Refused { host, why: error.to_string() })?;
             }
             Self::LossAt(_, share) => world.set_loss_at(host, share.0),
             Self::Freeze(_) => world.freeze(host),
@@ -226,7 +238,7 @@ impl Lasting {
             Fault::Slow(hosts, _) => hosts.iter().for_each(|&host| world.set_slowness(host, Duration::ZERO)),
             Fault::ClockRate(hosts, _) => hosts.iter().for_each(|&host| world.set_clock_rate(host, 1.0)),
             Fault::DiskFull(hosts) => hosts.iter().for_each(|&host| world.set_disk_full(host, false)),
-            Fault::Crash(_) | Fault::Restart(..) | Fault::Leave(_) | Fault::ClockStep(..) => {}
+            Fault::Crash(_) | Fault::Restart(..) | Fault::Leave(_) | Fault::Drain(_) | Fault::ClockStep(..) => {}
         }
     }
 

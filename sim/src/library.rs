@@ -13,6 +13,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("crashes", include_str!("../scenarios/crashes.toml")),
     ("day-long-partition", include_str!("../scenarios/day-long-partition.toml")),
     ("disk-full", include_str!("../scenarios/disk-full.toml")),
+    ("drains", include_str!("../scenarios/drains.toml")),
     ("duplicate-and-reorder", include_str!("../scenarios/duplicate-and-reorder.toml")),
     ("flip-flop", include_str!("../scenarios/flip-flop.toml")),
     ("freeze", include_str!("../scenarios/freeze.toml")),

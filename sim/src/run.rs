@@ -431,6 +431,8 @@ impl<'a> Runner<'a> {
             Fault::Restart(self.choose(hosts)?, with)
         } else if let Some(hosts) = &step.leave {
             Fault::Leave(self.choose(hosts)?)
+        } else if let Some(hosts) = &step.drain {
+            Fault::Drain(self.choose(hosts)?)
         } else if let Some(groups) = &step.split {
             Fault::Split(groups.iter().map(|group| self.choose(group)).collect::<Result<_, _>>()?)
         } else if let Some(ways) = &step.cut {
@@ -752,7 +754,18 @@ impl<'a> Runner<'a> {
         figures.push(("changes", watch.followed() as f64));
         figures.push(("changes_seen_by_all", arrivals.len() as f64));
         let mut named: Vec<(String, f64)> = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        for (name, values) in [("detect_first", &mut first), ("detect_last", &mut last), ("arrival", &mut arrivals)] {
+        let drains = self.world.drains();
+        let silent = drains.iter().flat_map(|drain| &drain.heard.unconfirmed);
+        named.push(("drains".to_owned(), drains.len() as f64));
+        named.push(("drains_unconfirmed".to_owned(), silent.count() as f64));
+        let mut drains: Vec<f64> = drains.iter().map(|drain| ms(drain.took)).collect();
+        let all = [
+            ("detect_first", &mut first),
+            ("detect_last", &mut last),
+            ("arrival", &mut arrivals),
+            ("drain", &mut drains),
+        ];
+        for (name, values) in all {
             if values.is_empty() {
                 continue;
             }

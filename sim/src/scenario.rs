@@ -313,6 +313,8 @@ steps! {
     restart: Hosts,
     /// Processes say goodbye and end.
     leave: Hosts,
+    /// Processes tell everybody that they take no new work, and leave once that is confirmed.
+    drain: Hosts,
     /// So many new hosts start.
     join: usize,
     /// Groups are parted; hosts in no group form one more.

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tidings::effect::WhyUnconfirmed;
 use tidings::record::{Instance, Key};
+use tidings::view::{Kept, LookupError, Reader};
 use tidings_sim::experiment::{self, Figure};
 use tidings_sim::link::Preset;
 use tidings_sim::world::Machine;
@@ -67,6 +69,100 @@ fn newcomers_are_refused_while_every_place_for_a_connection_is_in_use() {
     };
     assert!(refused(4) > 0);
     assert_eq!(refused(1_000), 0);
+}
+
+#[test]
+fn a_drain_of_a_hundred_is_confirmed_by_all_within_a_round_trip_or_two() {
+    let mut world = world(SEED, 100);
+    for host in 0..100 {
+        world.register(host, instance(&format!("web-{host}"))).expect("it runs");
+    }
+    world.run_for(Duration::from_secs(5));
+    for host in 1..=20 {
+        world.drain(host, Duration::from_secs(5)).expect("it runs");
+        world.run_for(Duration::from_secs(2));
+    }
+    let mut took: Vec<_> = world.drains().iter().map(|drain| drain.took).collect();
+    took.sort_unstable();
+    let confirmed: Vec<_> = world.drains().iter().map(|drain| drain.heard.confirmed).collect();
+    println!("to the last confirmation: {took:?}");
+    // One goes after another, and each is heard by all that are left.
+    assert_eq!(confirmed, (0..20).map(|gone| 99 - gone).collect::<Vec<_>>());
+    assert!(took[19] <= Duration::from_millis(300), "{took:?}");
+}
+
+#[test]
+fn a_drain_names_who_stands_still_and_does_not_hang() {
+    let mut world = world(SEED, 100);
+    world.register(5, instance("web")).expect("it runs");
+    world.run_for(Duration::from_secs(3));
+    // Reached until a moment ago: whether it will answer is not known yet.
+    world.freeze(9);
+    world.drain(5, Duration::from_millis(500)).expect("it runs");
+    world.run_for(Duration::from_secs(1));
+    let heard = &world.drains()[0].heard;
+    let named: Vec<_> = heard.unconfirmed.iter().map(|one| (&*one.name, one.why)).collect();
+    assert_eq!((heard.confirmed, named), (98, vec![("n9", WhyUnconfirmed::Silent)]));
+    // Once it is known to be unreachable nobody waits for it any more.
+    world.register(6, instance("web")).expect("it runs");
+    world.drain(6, Duration::from_secs(30)).expect("it runs");
+    world.run_for(Duration::from_secs(6));
+    let later = &world.drains()[1];
+    let named: Vec<_> = later.heard.unconfirmed.iter().map(|one| (&*one.name, one.why)).collect();
+    assert_eq!((later.heard.confirmed, named), (97, vec![("n9", WhyUnconfirmed::Unreachable)]));
+    assert!(later.took < Duration::from_secs(4), "{:?}", later.took);
+}
+
+/// 26 hosts, of which the first looks at the twenty that offer `web` from host 6 on.
+fn twenty_instances() -> (World, Reader) {
+    let mut world = World::new(WorldConfig { views: 1, ..WorldConfig::new(SEED) });
+    let first = world.add_node(&[]);
+    for host in 1..26 {
+        world.add_node(&[first]);
+        if host >= 6 {
+            let web = instance("web").with_id(&format!("web-{host}"));
+            world.register(host, web).expect("it runs");
+        }
+    }
+    world.run_until_settled(Duration::from_secs(30)).expect("nothing is wrong");
+    world.run_for(Duration::from_secs(5));
+    let reader = world.reader(first).expect("it has a view");
+    assert_eq!(reader.lookup("web").expect("it is there").healthy().len(), 20);
+    (world, reader)
+}
+
+#[test]
+fn fifteen_of_twenty_that_crash_at_once_are_kept_as_stale_until_they_return() {
+    let (mut world, reader) = twenty_instances();
+    (11..26).for_each(|host| world.crash(host));
+    let noticed = world.run_until_cond(Duration::from_secs(30), |_| reader.lookup("web").unwrap().healthy().len() == 5);
+    noticed.expect("the crashes are noticed");
+    for _ in 0..60 {
+        let web = reader.lookup("web").expect("five are left");
+        assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (5, 15, Some(Kept::MassDrop)));
+        world.run_for(Duration::from_secs(1));
+    }
+    // Whoever starts again does not offer what it did: the records of its earlier start are gone with that.
+    (11..26).for_each(|host| world.restart(host));
+    (11..26).for_each(|host| world.register(host, instance("web").with_id(&format!("web-{host}"))).expect("it runs"));
+    world.run_until_settled(Duration::from_secs(60)).expect("all is well again");
+    let web = reader.lookup("web").expect("it is there");
+    assert_eq!((web.healthy().len(), web.stale().count(), web.kept()), (20, 0, None));
+}
+
+#[test]
+fn fifteen_of_twenty_that_are_withdrawn_are_gone_at_once_and_so_are_the_last_five() {
+    let (mut world, reader) = twenty_instances();
+    for host in (6..26).rev() {
+        world.withdraw(host, &Key::from(format!("web-{host}").as_str())).expect("it is registered");
+        world.run_for(Duration::from_millis(100));
+        let left = reader.service("web").map_or(0, |web| {
+            assert_eq!(web.kept(), None);
+            web.all().len()
+        });
+        assert_eq!(left, host - 6);
+    }
+    assert!(matches!(reader.last_known("web"), Err(LookupError::UnknownService { .. })));
 }
 
 #[test]

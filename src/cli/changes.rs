@@ -24,6 +24,15 @@ pub(super) enum Change {
     /// So many members are unreachable, and so many are not: a split is suspected.
     PartitionSuspected(Arc<Split>),
     PartitionOver,
+    /// Most instances of a service were lost at once, and are kept.
+    MassDrop {
+        service: Arc<str>,
+        lost: usize,
+        kept: usize,
+    },
+    MassDropOver {
+        service: Arc<str>,
+    },
     /// Nobody answers this member, or somebody does again.
     CutOff(bool),
     ServiceUp(Offer),
@@ -70,6 +79,8 @@ impl Told {
             }
             Event::PartitionSuspected(split) => Some(Change::PartitionSuspected(split)),
             Event::PartitionOver => Some(Change::PartitionOver),
+            Event::MassDrop { service, lost, kept } => Some(Change::MassDrop { service, lost, kept }),
+            Event::MassDropOver { service } => Some(Change::MassDropOver { service }),
             Event::CutOff(is_cut_off) => Some(Change::CutOff(is_cut_off)),
             Event::MemberDown(member) => {
                 self.member_gone(member.peer.id)?;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings::peer::Member;
 use tidings::record::{Instance, Key};
-use tidings::registry::{KeyError, Registration, Registry};
+use tidings::registry::{Drained, KeyError, Registration, Registry};
 use tokio::sync::mpsc;
 
-use super::exit::chain;
+use super::exit::{Exit, Failure, chain};
 use super::jsonl::{self, Me};
 use super::keys::{self, KeysCommand};
 use super::spec::{self, SpecError, Update};
@@ -21,7 +22,8 @@ const LINE_BYTES_MAX: usize = 128 * 1024;
 /// Lines read ahead while one is executed; whoever writes more waits in the pipe.
 const LINES_WAITING_MAX: usize = 64;
 
-const COMMANDS: &[&str] = &["register", "update", "withdraw", "leave", "view", "stats", "explain", "forget", "keys"];
+const COMMANDS: &[&str] =
+    &["register", "update", "withdraw", "drain", "leave", "view", "stats", "explain", "forget", "keys"];
 
 /// A command, read and understood.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ enum Command {
     Register(Box<Instance>),
     Update { id: String, update: Update },
     Withdraw { id: String },
+    Drain,
     Leave,
     View,
     Stats,
@@ -70,7 +73,17 @@ pub(super) struct Line(Result<String, ControlError>);
 #[derive(Debug)]
 pub(super) enum Next {
     Go,
-    Left,
+    /// The member has left, and the process ends like this.
+    Left(Result<(), Failure>),
+}
+
+/// The failure of a drain that was cut off by its timeout.
+pub(super) fn forced(drained: &Drained) -> Result<(), Failure> {
+    if drained.is_clean() {
+        return Ok(());
+    }
+    let silent: Vec<&str> = drained.unconfirmed.iter().map(|member| &*member.name).collect();
+    Err(Failure::new(Exit::Forced, format!("left without having heard from {}", silent.join(", "))))
 }
 
 /// Reads lines from standard input on a thread of its own, which ends with the process: a read cannot be interrupted.
@@ -109,11 +122,12 @@ pub(super) struct Control<'a> {
     registry: &'a Registry,
     me: &'a Me,
     registrations: BTreeMap<Key, Registration>,
+    drain_timeout: Duration,
 }
 
 impl<'a> Control<'a> {
-    pub(super) fn new(registry: &'a Registry, me: &'a Me) -> Self {
-        Self { registry, me, registrations: BTreeMap::new() }
+    pub(super) fn new(registry: &'a Registry, me: &'a Me, drain_timeout: Duration) -> Self {
+        Self { registry, me, registrations: BTreeMap::new(), drain_timeout }
     }
 
     /// Registers an instance that was given on the command line.
@@ -157,7 +171,12 @@ impl<'a> Control<'a> {
             }
             Command::Leave => {
                 self.registry.leave().await.map_err(|e| ControlError::Registry(chain(&e)))?;
-                return Ok((jsonl::left(self.me), Next::Left));
+                return Ok((jsonl::left(self.me), Next::Left(Ok(()))));
+            }
+            Command::Drain => {
+                let drained = self.registry.drain(self.drain_timeout).await;
+                let drained = drained.map_err(|e| ControlError::Registry(chain(&e)))?;
+                return Ok((jsonl::drained(self.me, &drained), Next::Left(forced(&drained))));
             }
             Command::View => jsonl::view(&Shown::of(self.registry, &self.me.cluster)),
             Command::Stats => {
@@ -249,6 +268,7 @@ impl Command {
             "update" => Update::parse(rest).map(|(id, update)| Self::Update { id, update }).map_err(Into::into),
             "withdraw" if rest.is_empty() => Err(ControlError::Arguments { command: "withdraw", takes: "an INSTANCE" }),
             "withdraw" => Ok(Self::Withdraw { id: rest.to_owned() }),
+            "drain" => alone("drain", Self::Drain),
             "leave" => alone("leave", Self::Leave),
             "view" => alone("view", Self::View),
             "stats" => alone("stats", Self::Stats),
@@ -314,7 +334,8 @@ mod tests {
         let refusal = |line: &str| Command::parse(line).expect_err(line).to_string();
         assert!(refusal("regsiter name=web").contains("did you mean register?"));
         assert!(
-            refusal("jump").ends_with("allowed: register, update, withdraw, leave, view, stats, explain, forget, keys")
+            refusal("jump")
+                .ends_with("allowed: register, update, withdraw, drain, leave, view, stats, explain, forget, keys")
         );
         assert!(refusal("leave now").contains("leave takes no argument"));
         assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));

@@ -14,6 +14,7 @@ Exit codes:
   6  timeout: nobody answered the join in time
   7  refused: by the cluster (the name or id belongs to another live member), because the
      address is not a loopback address and there is no key, or because others can read the key file
+  8  forced: a drain was cut off by its timeout, before everybody who could be reached confirmed it
   130, 143  ended at once by a second SIGINT or SIGTERM
 
 Every option can also be given by the environment variable that its help names, or in a
@@ -32,6 +33,8 @@ pub(crate) enum Exit {
     Timeout,
     /// Others, or a safety rule, refused.
     Refused,
+    /// A drain was cut off by its timeout.
+    Forced,
 }
 
 impl From<Exit> for ExitCode {
@@ -42,6 +45,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Timeout => 6,
             Exit::Refused => 7,
+            Exit::Forced => 8,
         })
     }
 }

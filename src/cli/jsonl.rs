@@ -10,7 +10,7 @@ use tidings::effect::GoneReason;
 use tidings::peer::{Member, MemberState, Peer};
 use tidings::promise::Promise;
 use tidings::record::Instance;
-use tidings::registry::{Explanation, Told};
+use tidings::registry::{Drained, Explanation, Told};
 
 use super::changes::{Change, Offer};
 use super::view::Shown;
@@ -149,6 +149,10 @@ pub(super) fn change(me: &Me, change: &Change) -> String {
             ..Line::new("partition_suspected")
         },
         Change::PartitionOver => Line::new("partition_over"),
+        Change::MassDrop { service, lost, kept } => {
+            Line { service: Some(service), lost: Some(*lost), kept: Some(*kept), ..Line::new("mass_drop") }
+        }
+        Change::MassDropOver { service } => Line { service: Some(service), ..Line::new("mass_drop_over") },
         Change::CutOff(true) => Line::new("isolated"),
         Change::CutOff(false) => Line::new("rejoined"),
         Change::ServiceUp(offer) => Line::offer("service_up", offer),
@@ -174,6 +178,44 @@ pub(super) fn left(me: &Me) -> String {
 /// The answer to `forget`.
 pub(super) fn forgotten(member: &Member) -> String {
     Line::member("forgotten", member).text()
+}
+
+/// The answer to `drain`, and the last line of a node that drained by itself.
+pub(super) fn drained(me: &Me, drained: &Drained) -> String {
+    #[derive(Serialize)]
+    struct Unconfirmed<'a> {
+        member: &'a str,
+        member_id: String,
+        addr: String,
+        reason: &'static str,
+    }
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        member: &'a str,
+        member_id: String,
+        clean: bool,
+        confirmed: usize,
+        unconfirmed: Vec<Unconfirmed<'a>>,
+        took_ms: u64,
+    }
+    let unconfirmed = drained.unconfirmed.iter().map(|one| Unconfirmed {
+        member: &one.name,
+        member_id: one.id.to_string(),
+        addr: one.addr.to_string(),
+        reason: one.why.as_str(),
+    });
+    text(&Answer {
+        ts: now(),
+        event: "drained",
+        member: &me.name,
+        member_id: me.peer.id.to_string(),
+        clean: drained.is_clean(),
+        confirmed: drained.confirmed,
+        unconfirmed: unconfirmed.collect(),
+        took_ms: drained.took.as_millis() as u64,
+    })
 }
 
 /// The answer to `stats`.

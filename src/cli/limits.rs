@@ -56,6 +56,10 @@ fn all() -> Vec<Limit> {
         number tidings::table::RECORDS_MAX, "records in all";
         number tidings::rumors::RUMORS_MAX, "news remembered for passing on";
         number tidings::node::exchange::CONVERSATIONS_MAX, "questions of ours about records at once";
+        number tidings::node::SURVEYED_AT_ONCE, "members asked at once what they know";
+        number tidings::node::NOTICES_AT_ONCE, "members told at once that this one drains";
+        time tidings::node::NOTICE_REPEAT_MAX, "time until one that has not confirmed it is told again";
+        time tidings::registry::CONFIRM_WAIT_MAX, "time that a drain waits for members to confirm it";
         number tidings::node::EPOCHS_TAKEN_MAX, "larger epochs taken by one start";
         number tidings::detector::AWAITED_MAX, "probes that wait for an answer";
         number tidings::detector::CASES_MAX, "accusations of our own under way at once";
@@ -74,6 +78,10 @@ fn all() -> Vec<Limit> {
         number tidings::wire::FRAME_BYTES_MAX, "bytes of a question or an answer on a stream";
         number tidings::net::kept::PEERS_MAX, "members whose addresses are kept in the data directory";
         number tidings::net::kept::STATE_BYTES_MAX, "bytes of a state file that is read";
+        number tidings::net::kept_view::SAVED_INSTANCES_MAX, "instances in the saved view";
+        number tidings::net::kept_view::VIEW_BYTES_MAX, "bytes of a saved view that is read";
+        time tidings::net::kept_view::SAVED_AGE_MAX, "age of a saved view that is read";
+        time tidings::select::names::RESOLVE_TIME_MAX, "time of resolving a name with instances";
         number tidings::net::recorder::RECORDING_BYTES_MAX, "bytes of a recording, unless said otherwise";
         number tidings::net::recorder::QUEUE_FRAMES_MAX, "frames of a recording that wait for the disk";
         number tidings::net::recorder::QUEUE_BYTES_MAX, "bytes of these";

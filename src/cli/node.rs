@@ -57,6 +57,8 @@ Commands of --control stdin, one a line; each is answered by a JSON line:
                               keys as in --service, separated by white space; a repeated key such
                               as tag replaces all its old values, an empty value removes
   withdraw INSTANCE
+  drain                       say that nothing new is taken, until everybody has confirmed it;
+                              then say goodbye and end
   leave                       say goodbye and end
   view                        the whole view as one line
   stats                       counters
@@ -70,7 +72,7 @@ Exit codes: see tidings --help.";
 /// Run a member and print the cluster view.
 ///
 /// On a terminal the view is a table that is redrawn as it changes; into a pipe, or with --control, changes are
-/// printed as lines. SIGTERM and SIGINT leave the cluster and end with code 0; a second one ends at once.
+/// printed as lines. SIGTERM and SIGINT drain and leave the cluster, and end with code 0; a second one ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -121,6 +123,12 @@ pub(super) struct Args {
     /// Where the member keeps its id and what it knows of others, so that a restart is the same member
     #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// How long a drain may take before the member leaves: until everybody has confirmed that it takes nothing new
+    ///
+    /// A first SIGTERM or SIGINT, or the command drain, begins it; 0s leaves at once.
+    #[arg(long, env = "TIDINGS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_span)]
+    drain_timeout: Duration,
 
     /// Where the member stands (a rack, an availability zone)
     #[arg(long, env = "TIDINGS_ZONE", value_parser = |name: &str| checked("zone", name))]
@@ -199,7 +207,7 @@ enum Mode {
     Jsonl,
 }
 
-/// Why the loop ended without the command `leave`.
+/// Why the loop ended without the command `leave` or `drain`.
 #[derive(Debug)]
 enum Halt {
     /// Nobody reads any more.
@@ -248,7 +256,7 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         is_insecure: registry.is_insecure(),
     };
     // Lives longer than the loop: to drop its guards before leaving would tell everybody of each withdrawal first.
-    let mut control = Control::new(&registry, &me);
+    let mut control = Control::new(&registry, &me, args.drain_timeout);
     tokio::select! {
         result = show(args, (mode, &promise), &registry, &me, &mut control, output) => match result {
             Ok(()) => return Ok(()),
@@ -259,13 +267,26 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         () = output.closed() => {}
     }
     signals.exit_at_next();
-    match tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()).await {
-        Ok(left) => left.map_err(|e| Failure::caused(Exit::Failed, &e)),
+    match tokio::time::timeout(args.drain_timeout + LEAVE_WAIT_MAX, end(args, mode, &registry, &me, output)).await {
+        Ok(ended) => ended,
         Err(_) => {
             let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
             Err(Failure::new(Exit::Failed, message))
         }
     }
+}
+
+/// Drains, and tells how that went; or leaves at once, if it shall.
+async fn end(args: &Args, mode: Mode, registry: &Registry, me: &Me, output: &Output) -> Result<(), Failure> {
+    if args.drain_timeout.is_zero() {
+        return registry.leave().await.map_err(|e| Failure::caused(Exit::Failed, &e));
+    }
+    let drained = registry.drain(args.drain_timeout).await.map_err(|e| Failure::caused(Exit::Failed, &e))?;
+    if mode == Mode::Jsonl {
+        // Whoever does not read any more need not hear of it.
+        let _ = output.line(jsonl::drained(me, &drained)).await;
+    }
+    control::forced(&drained)
 }
 
 async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
@@ -326,8 +347,8 @@ async fn show(
                 if let Some(answer) = answer {
                     output.line(answer).await?;
                 }
-                if matches!(next, Next::Left) {
-                    return Ok(());
+                if let Next::Left(result) = next {
+                    return Ok(result?);
                 }
             }
             _ = redraw.tick(), if mode == Mode::Screen => printer.redraw().await?,

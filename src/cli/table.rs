@@ -69,6 +69,10 @@ pub(super) fn line(change: &Change) -> String {
         }
         Change::PartitionSuspected(split) => ("partition_suspected", split.to_string()),
         Change::PartitionOver => ("partition_over", String::new()),
+        Change::MassDrop { service, lost, kept } => {
+            ("mass_drop", format!("{service}: {lost} instances lost at once, {kept} left; the lost are kept"))
+        }
+        Change::MassDropOver { service } => ("mass_drop_over", service.to_string()),
         Change::CutOff(true) => ("isolated", "nobody answers this member; it accuses nobody".to_owned()),
         Change::CutOff(false) => ("rejoined", "members answer again".to_owned()),
         Change::ServiceUp(offer) => ("service_up", offer_text(offer)),
@@ -278,6 +282,7 @@ mod tests {
             insecure: false,
             members: vec![member(1, MemberState::Reachable), member(2, MemberState::Down)],
             services: vec![ShownService {
+                kept: None,
                 service: Arc::from("web"),
                 instances: vec![ShownInstance {
                     member: Arc::from("node-2"),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tidings::peer::MemberState;
 use tidings::record::Instance;
 use tidings::registry::Registry;
-use tidings::view::Status;
+use tidings::view::{Kept, Status};
 
 /// The view of one member at one moment.
 #[derive(Debug, Serialize)]
@@ -40,6 +40,9 @@ pub(super) struct ShownMember {
 #[derive(Debug, Serialize)]
 pub(super) struct ShownService {
     pub(super) service: Arc<str>,
+    /// Why instances that do not answer are kept for use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kept: Option<&'static str>,
     pub(super) instances: Vec<ShownInstance>,
 }
 
@@ -68,6 +71,7 @@ impl Shown {
         });
         let services = registry.services().into_iter().map(|service| ShownService {
             service: Arc::clone(service.name()),
+            kept: service.kept().map(Kept::as_str),
             instances: service
                 .all()
                 .iter()

@@ -193,7 +193,7 @@ impl Detector {
 
     /// A member of the zone of the accused, and one of ours, as far as zones are known and there are such.
     fn of_both_zones(&self, id: NodeId, roster: &Roster, rng: &mut Xoshiro256PlusPlus) -> Vec<NodeId> {
-        let zone_of = |id: NodeId| roster.get(id).and_then(|entry| entry.shown.as_ref()).map(|shown| &*shown.zone);
+        let zone_of = |id: NodeId| roster.get(id)?.said().map(|said| &*said.zone);
         let accused = zone_of(id).unwrap_or_default();
         let reachable = roster.reachable_len();
         let mut found = Vec::new();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use rand::SeedableRng;
 
 use super::*;
-use crate::peer::{Evidence, Generation, Member};
+use crate::peer::Generation;
+use crate::record::MemberRecord;
 use crate::verdict::Verdict;
 
 fn peer(id: u64) -> Peer {
@@ -36,16 +37,19 @@ impl Bench {
     /// Tells who stands in which zone.
     fn zone(&mut self, ids: impl IntoIterator<Item = u64>, zone: &str) {
         for id in ids {
-            let member = Member {
-                peer: peer(id),
+            let Peer { addr, generation, nonce, .. } = peer(id);
+            let said = MemberRecord {
+                addr,
+                generation,
+                nonce,
                 name: format!("n{id}").into(),
                 zone: zone.into(),
-                state: MemberState::Reachable,
-                evidence: Evidence::default(),
-                software: "".into(),
+                addresses: Vec::new(),
                 wire: (0, 0),
+                software: "".into(),
+                has_left: false,
             };
-            self.roster.show(NodeId(id), Arc::new(member));
+            self.roster.show(NodeId(id), Arc::new(said));
         }
     }
 

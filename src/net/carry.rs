@@ -17,10 +17,10 @@ use super::recorder::Recorder;
 use super::rotate::{KEY_ASKS_AT_ONCE, KeyChange, KeysError, KeysStatus, MemberKeys, Rotation, read_ring};
 use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
-use super::stats::{DriverStats, Explanation, Health, Stats, Told};
+use super::stats::{DriverStats, Explanation, Health, Stats, Told, WorkStats};
 use super::tls::ClusterTls;
-use crate::effect::{Event, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
-use crate::node::Node;
+use crate::effect::{Event, Heard, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
+use crate::node::{Agreement, Node};
 use crate::pace::Warned;
 use crate::peer::NodeId;
 use crate::time::Time;
@@ -65,8 +65,12 @@ pub(crate) struct Carrier {
     /// Who waits for a member to be forgotten.
     forgets: BTreeMap<NodeId, Vec<oneshot::Sender<Result<(), InputError>>>>,
     stop: Option<StopReason>,
+    /// Who waits until everybody has heard that this member drains: one for each caller.
+    drains: Vec<oneshot::Sender<Arc<Heard>>>,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
+    /// Services changed since this was last taken.
+    services_changed: bool,
     /// Our ring, if it was changed since this was last taken.
     ring_changed: Option<Keyring>,
     refused: Throttle,
@@ -98,7 +102,9 @@ impl Carrier {
             next_token: 0,
             forgets: BTreeMap::new(),
             stop: None,
+            drains: Vec::new(),
             members_changed: false,
+            services_changed: false,
             ring_changed: None,
             refused: Throttle::default(),
             seal,
@@ -355,6 +361,7 @@ impl Carrier {
                 _ => true,
             });
         }
+        self.view.pass(self.link.clock.now());
         for event in events.iter() {
             self.view.apply(event);
             match event {
@@ -377,8 +384,15 @@ impl Carrier {
                     }
                 }
                 Event::CutOff(false) => tracing::info!(target: NODE_LOG, "members answer again"),
+                Event::Drained(heard) => {
+                    for done in self.drains.drain(..) {
+                        // Fails only when who asked has gone.
+                        let _ = done.send(Arc::clone(heard));
+                    }
+                }
                 Event::Fatal(fatal) => self.stop = Some(StopReason::Fatal(fatal.clone())),
                 Event::ServiceUp { .. } | Event::ServiceChanged { .. } | Event::ServiceDown { .. } => {}
+                Event::MassDrop { .. } | Event::MassDropOver { .. } => {}
                 Event::MemberUp(_) | Event::MemberChanged(_) | Event::MemberDown(_) | Event::MemberLeft(_) => {
                     self.members_changed = true;
                 }
@@ -389,11 +403,35 @@ impl Carrier {
             }
         }
         let services = self.view.publish();
+        self.services_changed |= !services.is_empty();
+        for found in self.view.take_found() {
+            match &found {
+                Event::MassDrop { service, lost, kept } => {
+                    tracing::warn!(target: NODE_LOG, %service, lost, kept,
+                        "{lost} instances were lost at once: they are kept as the last known good");
+                }
+                Event::MassDropOver { service } => {
+                    tracing::info!(target: NODE_LOG, %service, "no instances are kept as the last known good any more");
+                }
+                _ => {}
+            }
+            events.push(found);
+        }
         if is_ready {
             self.view.ready();
             self.link.tell_status();
         }
         self.link.hub.tell(services, events.drain(..));
+    }
+
+    /// Tells everybody that this member takes no new work; `done` hears who confirmed it, and is dropped if the node
+    /// refuses.
+    pub(crate) fn drain(&mut self, within: Duration, done: oneshot::Sender<Arc<Heard>>) {
+        self.drains.retain(|waiting| !waiting.is_closed());
+        self.drains.push(done);
+        if self.hand(Input::Drain(within)).is_err() {
+            self.drains.clear();
+        }
     }
 
     pub(crate) fn seeds(&mut self, seeds: Vec<SocketAddr>) {
@@ -426,6 +464,18 @@ impl Carrier {
     /// Our ring, if it was changed since this was last asked.
     pub(crate) fn take_ring(&mut self) -> Option<Keyring> {
         self.ring_changed.take()
+    }
+
+    pub(crate) fn agreement(&self) -> Agreement {
+        self.node.agreement()
+    }
+
+    pub(crate) fn services_changed(&self) -> bool {
+        self.services_changed
+    }
+
+    pub(crate) fn take_services_changed(&mut self) -> bool {
+        std::mem::take(&mut self.services_changed)
     }
 
     pub(crate) fn members_changed(&self) -> bool {
@@ -466,6 +516,7 @@ impl Carrier {
             seal: self.seal.stats(),
             recording: self.recorder.as_ref().map(|recorder| recorder.stats).unwrap_or_default(),
             view: self.view.sizes(),
+            work: WorkStats::of(&self.link.gate),
         }
     }
 

@@ -18,9 +18,11 @@ use tokio::task::JoinHandle;
 
 use super::advertise::{Advertise, AdvertiseError};
 use super::carry::{Answer, Carrier};
+use super::gate::Gate;
 use super::hub::Hub;
 use super::kept::{DataDir, KeptError};
 use super::kept_ring::RingStart;
+use super::kept_view::SavedView;
 use super::keys::Keyring;
 use super::quic::{self, Inbound, StreamLimits, Streams};
 use super::recorder::{RecordError, RecordPlan, Recorder};
@@ -31,8 +33,8 @@ use super::socket::{BindError, Socket};
 use super::stats::{Explanation, Stats};
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
-use crate::effect::{Input, InputError, Warning};
-use crate::node::{Config, Node, Tuning};
+use crate::effect::{Heard, Input, InputError, Warning};
+use crate::node::{Agreement, Config, Node, Tuning};
 use crate::peer::{Epoch, NodeId, Peer};
 use crate::record::{Instance, Key};
 use crate::time::Time;
@@ -122,6 +124,10 @@ pub(crate) enum Command {
     Withdraw { serial: u64, key: Key, done: Option<oneshot::Sender<Result<(), Refusal>>> },
     /// Let the instance stay without its registration, until we leave or it is registered anew.
     Keep { serial: u64, key: Key },
+    /// Tell how many members know the same, and ask those that do not.
+    Survey(oneshot::Sender<Agreement>),
+    /// Tell everybody that nothing new is taken; who has heard it is told after this time at most.
+    Drain(Duration, oneshot::Sender<Arc<Heard>>),
     /// Say goodbye and stop.
     Leave,
     /// Change the ring, if asked to; tell it to everybody, and tell who has which keys.
@@ -159,7 +165,7 @@ impl Clock {
         clippy::disallowed_methods,
         reason = "the live world begins here: whoever drives a node tells it the time"
     )]
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { origin: Instant::now() }
     }
 
@@ -187,6 +193,10 @@ pub(crate) struct Link {
     pub(crate) local: SocketAddr,
     pub(crate) reader: Reader,
     pub(crate) hub: Hub,
+    /// What an earlier start knew.
+    pub(crate) saved: Option<SavedView>,
+    /// Where the program's work passes.
+    pub(crate) gate: Gate,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
     /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
@@ -379,7 +389,9 @@ impl Driver {
             remembered: Vec::new(),
             tuning: plan.tuning,
         };
-        let keeper = plan.data_dir.map(|path| Keeper::open(path, &mut config, &mut plan.trust)).transpose()?;
+        let view = View::new();
+        let keep = |path| Keeper::open(path, &mut config, &mut plan.trust, view.reader());
+        let (keeper, saved) = plan.data_dir.map(keep).transpose()?.unzip();
         let tls = plan.trust.tls(tag)?;
         if tls.expires_soon() {
             tracing::warn!(target: NODE_LOG, "our certificate expires within {} days: streams will fail from then on",
@@ -399,13 +411,14 @@ impl Driver {
         let trust = &plan.trust;
         let seal = Seal::new(&config.cluster, &node.peer(), trust.ring.as_ref(), trust.plaintext, now);
         let rotation = Rotation::new(trust.clone(), tag, now);
-        let view = View::new();
         let link = Arc::new(Link {
+            saved: saved.flatten(),
             clock,
             name: Arc::clone(&config.name),
             local,
             reader: view.reader(),
             hub: Hub::new(),
+            gate: Gate::new(),
             keyring: watch::Sender::new(plan.trust.ring.clone()),
             is_insecure: match &plan.trust.ring {
                 Some(_) => plan.trust.plaintext.is_accepted(),
@@ -534,7 +547,7 @@ impl Driver {
             if keeper.is_older_than(self.link.peer().epoch()) {
                 keeper.keep_epoch(self.link.peer().epoch());
             }
-            if self.carrier.members_changed() {
+            if self.carrier.members_changed() || self.carrier.services_changed() {
                 keeper.keep_at(now, &mut self.carrier);
             }
             if let Some(ring) = self.carrier.take_ring() {
@@ -561,6 +574,12 @@ impl Driver {
             Command::Keep { serial, key } => self.registered.keep(serial, &key),
             #[cfg(test)]
             Command::Panic => panic!("as a test asked for"),
+            Command::Survey(done) => {
+                // Told first: what this asks is answered by the next one.
+                let _ = done.send(self.carrier.agreement());
+                let _ = self.carrier.hand(Input::Survey);
+            }
+            Command::Drain(within, done) => self.carrier.drain(within, done),
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);
                 self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);
@@ -725,6 +744,8 @@ struct Known {
     members: Vec<(NodeId, SocketAddr)>,
     /// Our ring, once it was changed while running.
     ring: Option<Keyring>,
+    /// Counts the times that the view is worth writing down anew.
+    view: u64,
 }
 
 /// Writes the members' addresses to the data directory, off the driver's thread: a slow disk must not stall it.
@@ -737,7 +758,12 @@ struct Keeper {
 
 impl Keeper {
     /// Opens the directory, and puts what it says into `config`.
-    fn open(path: PathBuf, config: &mut Config, trust: &mut Trust) -> Result<Self, KeptError> {
+    fn open(
+        path: PathBuf,
+        config: &mut Config,
+        trust: &mut Trust,
+        view: Reader,
+    ) -> Result<(Self, Option<SavedView>), KeptError> {
         let now = unix_ms() / 1_000;
         let (dir, start) = DataDir::open(&path, config.id, now)?;
         if let Some(aside) = &start.set_aside {
@@ -748,19 +774,27 @@ impl Keeper {
         config.remembered = start.peers.iter().map(|(_, addr)| *addr).collect();
         let configured = trust.ring.clone();
         take_kept_ring(&dir, trust, now)?;
+        // Nothing depends on it: a member without one starts all the same.
+        let saved = dir.saved_view(now).unwrap_or_else(|error| {
+            tracing::warn!(target: NODE_LOG, "{error}; it is not used");
+            None
+        });
         let dir = Arc::new(Mutex::new(dir));
-        let (tell, told) = watch::channel(Known { epoch: start.epoch, members: start.peers, ring: None });
-        let task = tokio::spawn(keep(Arc::clone(&dir), told, configured));
-        Ok(Self { dir, tell, task, kept_at: None })
+        let (tell, told) = watch::channel(Known { epoch: start.epoch, members: start.peers, ring: None, view: 0 });
+        let task = tokio::spawn(keep(Arc::clone(&dir), told, configured, (view, start.id)));
+        Ok((Self { dir, tell, task, kept_at: None }, saved))
     }
 
     fn keep_at(&mut self, now: Time, carrier: &mut Carrier) {
         if self.kept_at.is_some_and(|at| now.since(at) < KEEP_EVERY) {
             return;
         }
+        self.kept_at = Some(now);
         if let Some(members) = carrier.take_members() {
-            self.kept_at = Some(now);
             self.tell(members);
+        }
+        if carrier.take_services_changed() {
+            self.tell.send_modify(|known| known.view += 1);
         }
     }
 
@@ -789,6 +823,7 @@ impl Keeper {
         if let Some(members) = members {
             self.tell(members);
         }
+        self.tell.send_modify(|known| known.view += 1);
         drop(self.tell);
         if tokio::time::timeout(LEAVE_KEEP_MAX, self.task).await.is_err() {
             tracing::warn!(target: NODE_LOG, "the data directory is too slow: it may not know the newest members");
@@ -830,9 +865,15 @@ fn take_kept_ring(dir: &DataDir, trust: &mut Trust, now: u64) -> Result<(), Kept
 }
 
 /// Writes down whatever it is told, or the newest of it; tries again while that fails.
-async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>, configured: Option<Keyring>) {
+async fn keep(
+    dir: Arc<Mutex<DataDir>>,
+    mut told: watch::Receiver<Known>,
+    configured: Option<Keyring>,
+    (view, me): (Reader, NodeId),
+) {
     let mut has_failed = false;
     let mut ring_kept = None;
+    let mut view_kept = 0;
     loop {
         let more = tokio::select! {
             changed = told.changed() => changed.is_ok(),
@@ -841,18 +882,20 @@ async fn keep(dir: Arc<Mutex<DataDir>>, mut told: watch::Receiver<Known>, config
         if !more {
             return;
         }
-        let Known { epoch, members, ring } = told.borrow_and_update().clone();
+        let Known { epoch, members, ring, view: view_now } = told.borrow_and_update().clone();
         let new_ring = ring.clone().filter(|_| ring != ring_kept).zip(configured.clone());
         let dir = Arc::clone(&dir);
+        let new_view = (view_now != view_kept).then(|| view.clone());
         let save = move || {
             let mut dir = dir.lock().unwrap_or_else(PoisonError::into_inner);
             let ring = new_ring.map_or(Ok(()), |(ring, configured)| dir.save_ring(&ring, &configured));
-            dir.save(epoch, &members).and(ring)
+            let view = new_view.map_or(Ok(()), |view| dir.save_view(&view, me, unix_ms() / 1_000));
+            dir.save(epoch, &members).and(ring).and(view)
         };
         let saved = tokio::task::spawn_blocking(save).await;
         has_failed = !matches!(saved, Ok(Ok(())));
         match saved {
-            Ok(Ok(())) => ring_kept = ring,
+            Ok(Ok(())) => (ring_kept, view_kept) = (ring, view_now),
             Ok(Err(error)) => {
                 tracing::warn!(target: NODE_LOG, "{error}; trying again in {} s", KEEP_EVERY.as_secs());
             }

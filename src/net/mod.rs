@@ -5,9 +5,11 @@ mod carry;
 #[cfg(feature = "dns-join")]
 mod dns;
 pub mod driver;
+pub mod gate;
 mod hub;
 pub mod kept;
 pub mod kept_ring;
+pub mod kept_view;
 pub mod keys;
 pub mod quic;
 pub mod recorder;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::NODE_LOG;
+use super::gate::Gate;
 use super::quic::StreamStats;
 use super::recorder::RecordStats;
 use super::seal::SealStats;
@@ -105,6 +106,26 @@ impl Health {
     }
 }
 
+/// What passed the gate of this member, see [`Registry::gate`](crate::registry::Registry::gate).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct WorkStats {
+    /// 1 once the member drains.
+    pub draining: u64,
+    /// Calls inside.
+    pub calls: u64,
+    /// Jobs inside.
+    pub tasks: u64,
+    /// What was not let in.
+    pub refused: u64,
+}
+
+impl WorkStats {
+    pub(crate) fn of(gate: &Gate) -> Self {
+        Self { draining: gate.is_closed().into(), calls: gate.calls(), tasks: gate.tasks(), refused: gate.refused() }
+    }
+}
+
 /// How it came that a member is believed to be in its state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -148,6 +169,8 @@ pub struct Stats {
     pub recording: RecordStats,
     /// Of the view.
     pub view: Sizes,
+    /// Of the work in progress.
+    pub work: WorkStats,
 }
 
 impl Stats {
@@ -159,6 +182,7 @@ impl Stats {
             .chain(self.of_streams())
             .chain(self.of_driver_and_view())
             .chain(self.of_recording())
+            .chain(self.of_work())
             .chain(self.seal.each())
     }
 
@@ -209,7 +233,12 @@ impl Stats {
         [("recording_inputs", inputs), ("recording_bytes", bytes), ("recording_ended_early", ended_early)]
     }
 
-    fn of_driver_and_view(&self) -> [(&'static str, u64); 20] {
+    fn of_work(&self) -> [(&'static str, u64); 4] {
+        let WorkStats { draining, calls, tasks, refused } = self.work;
+        [("is_draining", draining), ("work_calls", calls), ("work_tasks", tasks), ("work_refused", refused)]
+    }
+
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 22] {
         let (driver, view) = (&self.driver, &self.view);
         [
             ("health_score", self.health.score),
@@ -232,6 +261,8 @@ impl Stats {
             ("view_members", view.members as u64),
             ("view_services", view.services as u64),
             ("view_instances", view.instances as u64),
+            ("view_services_guarded", view.guarded as u64),
+            ("view_mass_drops", view.mass_drops),
         ]
     }
 }

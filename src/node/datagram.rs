@@ -56,7 +56,7 @@ impl Node {
         }
     }
 
-    fn malformed(&mut self, error: WireError) -> InputError {
+    pub(super) fn malformed(&mut self, error: WireError) -> InputError {
         self.counters.malformed += 1;
         InputError::Malformed(match error {
             WireError::Truncated(what) | WireError::Trailing(what) | WireError::Invalid(what) => what,
@@ -131,6 +131,11 @@ impl Node {
                 }
                 Ok(())
             }
+            Section::Notice { number, records } => self.on_notice(now, sender, number, records, out),
+            Section::Receipt(number) => {
+                self.on_receipt(now, sender.id, number, out);
+                Ok(())
+            }
             Section::Fingerprints(theirs) => {
                 self.on_fingerprints(now, from, sender, theirs, out);
                 Ok(())
@@ -181,6 +186,7 @@ impl Node {
         }
         let ours = self.fingerprints(false);
         let is_equal = (ours.records, ours.members) == (theirs.records, theirs.members);
+        self.note_fingerprints(sender.id, theirs);
         if is_equal {
             self.counters.fingerprints_equal += 1;
             self.sync.agree();
@@ -335,7 +341,7 @@ impl Node {
         out.datagrams.push(Datagram { to, nonce: None, bytes: filling.finish() });
     }
 
-    fn outgoing(&mut self, kind: Kind) -> Outgoing {
+    pub(super) fn outgoing(&mut self, kind: Kind) -> Outgoing {
         self.sent += 1;
         Outgoing::new(&Header::new(kind, self.cluster, &self.peer(), self.sent))
     }

@@ -480,6 +480,7 @@ impl Node {
         self.state_self(now, true, out);
         self.flush(now, out);
         self.has_left = true;
+        self.notice = None;
         self.farewells = FAREWELLS.iter().map(|after| now + *after).collect();
         Ok(())
     }

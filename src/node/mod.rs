@@ -1,10 +1,14 @@
 //! The core of one process: a state machine that is told what happens and says what it wants done.
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
-//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds),
-//! `forget` (what an operator gives up).
+//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `forget`
+//! (what an operator gives up), `drain` (telling everybody that no more work is taken), `survey` (how many know the
+//! same).
 
 mod datagram;
+mod drain;
+#[cfg(test)]
+mod drained;
 pub mod exchange;
 mod forget;
 #[cfg(test)]
@@ -13,6 +17,7 @@ mod members;
 #[cfg(test)]
 mod pressed;
 mod records;
+mod survey;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +47,12 @@ use crate::time::Time;
 use crate::verdict::Standing;
 use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 
+use drain::Notice;
+pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
 pub use forget::FORGETS_MAX;
+use survey::Survey;
+pub use survey::{Agreement, SURVEYED_AT_ONCE};
 pub use verdicts::{PARTITION_HOLD, Reachability};
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
@@ -271,6 +280,12 @@ pub struct Node {
     /// A later start of our id that we heard of, and until when it may answer.
     rival: Option<(Time, Peer)>,
     epochs_taken: u32,
+    /// Whether we take no new work; and who has yet to confirm that it knows.
+    is_draining: bool,
+    notice: Option<Notice>,
+    /// Numbers the datagrams of notices.
+    next_notice: u32,
+    survey: Option<Survey>,
     counters: Counters,
 }
 
@@ -356,6 +371,10 @@ impl Node {
             has_warned: false,
             rival: None,
             epochs_taken: 0,
+            is_draining: false,
+            notice: None,
+            next_notice: 0,
+            survey: None,
             counters: Counters::default(),
             config,
         }
@@ -385,6 +404,8 @@ impl Node {
             }
             Input::Readdress(addr) => self.readdress(now, addr, out),
             Input::Forget(id) => self.forget(now, id, out),
+            Input::Survey => self.begin_survey(now, out),
+            Input::Drain(within) => self.drain(now, within, out),
             Input::Leave => self.leave(now, out),
         };
         let settled = self.settle(now, out);
@@ -431,6 +452,7 @@ impl Node {
             Some(self.sync.next_wake()),
             Some(self.housekeeping_at),
             self.flush_at,
+            self.notice.as_ref().map(Notice::next_wake),
             pull,
         ]
         .into_iter()
@@ -591,6 +613,7 @@ impl Node {
         if let Some(step) = self.sync.due(now, &mut self.rng) {
             self.take_step(now, step, out);
         }
+        self.repeat_notice(now, out);
         if now >= self.housekeeping_at {
             self.keep_house(now, out);
         }
@@ -605,6 +628,7 @@ impl Node {
             self.look_at_forgetting(out);
         }
         self.tell_states(now, out);
+        self.conclude_notice(out);
         if self.rumors.is_hot() || self.verdicts.is_hot() {
             let may_at = self.flushed + COALESCE;
             if now >= may_at || self.flush_at.is_some_and(|at| now >= at) {
@@ -640,6 +664,7 @@ impl Node {
             self.reap(now, out);
         }
         self.outlive_rival(now, out);
+        self.end_survey(now);
         self.swim.resize(self.roster.present_len() + 1);
         if let Some(shown) = &self.shown {
             shown.evidence.note(now);

@@ -31,6 +31,9 @@ impl Node {
             // That key is the member's own record, which everything else rests on.
             return Err(InputError::NotAccepted("an instance without an id"));
         }
+        if self.is_draining && !self.has_left {
+            return Err(InputError::Draining);
+        }
         self.check_may_change(now)?;
         let bytes = encode_instance(instance).map_err(|error| match error {
             WireError::TooLarge { bytes, limit, .. } => InputError::RecordTooLarge { bytes, limit },

@@ -83,6 +83,10 @@ impl Nodes {
         self.tell(at, Input::Wake).expect("a wake");
     }
 
+    pub(super) fn events(&self) -> &[(SocketAddr, Event)] {
+        &self.events
+    }
+
     pub(super) fn node(&self, n: u16) -> &Node {
         &self.nodes[&addr(n)]
     }

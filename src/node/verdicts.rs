@@ -465,10 +465,10 @@ impl Node {
                 false => (&mut split.kept, &mut split.kept_names),
             };
             *count_of += 1;
-            match &entry.shown {
-                Some(shown) => {
-                    count(&shown.zone, is_lost);
-                    names.push(Arc::clone(&shown.name));
+            match entry.said() {
+                Some(said) => {
+                    count(&said.zone, is_lost);
+                    names.push(Arc::clone(&said.name));
                 }
                 None => names.push(entry.peer.id.to_string().into()),
             }

@@ -1,6 +1,8 @@
-//! Where instances are found: by gossip, in a fixed list, or in memory. A picker reads whichever it is given.
+//! Where instances are found and offered: by gossip, in a fixed list, or in memory. A picker reads any
+//! of them.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +37,42 @@ pub trait Discovery {
     fn reader(&self) -> Reader;
 }
 
+/// Something that instances can be offered to: gossip, or memory. What a program that takes one does with its own
+/// instances can be tested without a network.
+///
+/// ```
+/// # use std::net::SocketAddr;
+/// use tidings::Instance;
+/// use tidings::select::discovery::{Discovery, InMemory, Registry};
+///
+/// async fn serve<R: Registry>(registry: &R, address: SocketAddr) -> Result<R::Offer, Box<dyn std::error::Error>> {
+///     Ok(registry.offer(Instance::new("payments", address)?).await?)
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let memory = InMemory::new();
+/// let offer = serve(&memory, "127.0.0.1:8080".parse()?).await?;
+/// assert!(memory.reader().lookup("payments").is_ok());
+/// drop(offer);
+/// assert!(memory.reader().lookup("payments").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Registry: Discovery {
+    /// Keeps an instance offered until it is dropped.
+    type Offer: Send + 'static;
+
+    /// Why an instance was not taken.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Offers an instance, until what this gives is dropped. An empty id becomes [`Instance::default_id`].
+    ///
+    /// # Errors
+    /// Says why; nothing is offered.
+    fn offer(&self, instance: Instance) -> impl Future<Output = Result<Self::Offer, Self::Error>> + Send;
+}
+
 #[cfg(feature = "net")]
 impl Discovery for crate::registry::Registry {
     fn reader(&self) -> Reader {
@@ -42,12 +80,93 @@ impl Discovery for crate::registry::Registry {
     }
 }
 
+#[cfg(feature = "net")]
+impl Registry for crate::registry::Registry {
+    type Offer = crate::registry::Registration;
+    type Error = crate::registry::RegisterError;
+
+    async fn offer(&self, instance: Instance) -> Result<Self::Offer, Self::Error> {
+        self.register(instance).await
+    }
+}
+
+#[cfg(feature = "net")]
+impl Discovery for crate::net::kept_view::SavedView {
+    fn reader(&self) -> Reader {
+        Self::reader(self)
+    }
+}
+
+/// A fixed list of instances, from a configuration file for example: an [`Instance`] can be read by serde, with nothing
+/// but `service` and `address`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tidings::select::discovery::{Discovery, Static};
+///
+/// let text = r#"[{"service": "payments", "address": {"host": "10.0.0.7", "port": 8080}}]"#;
+/// let list = Static::new(serde_json::from_str::<Vec<tidings::Instance>>(text)?)?;
+/// assert_eq!(list.reader().lookup("payments")?.healthy().len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Static(InMemory);
+
+impl Static {
+    /// Knows these instances and no others, for ever.
+    ///
+    /// # Errors
+    /// Of the first that breaks a rule.
+    pub fn new(instances: impl IntoIterator<Item = Instance>) -> Result<Self, InstanceError> {
+        InMemory::of(instances).map(Self)
+    }
+}
+
+impl Discovery for Static {
+    fn reader(&self) -> Reader {
+        self.0.reader()
+    }
+}
+
 /// Services that the program itself keeps: for its tests, or from a fixed list where nobody gossips.
 ///
-/// One member, named `local` and always reachable, offers them all. It is ready from the beginning.
-#[derive(Debug)]
+/// One member, named `local` and always reachable, offers them all. It is ready from the beginning. Clones know the
+/// same.
+#[derive(Clone, Debug)]
 pub struct InMemory {
-    inside: Mutex<Inside>,
+    inside: Arc<Mutex<Inside>>,
+}
+
+/// An instance that is offered in memory. Dropping it withdraws the instance.
+#[derive(Debug)]
+#[must_use = "dropping it withdraws the instance"]
+pub struct Offer {
+    memory: InMemory,
+    id: Key,
+}
+
+impl Offer {
+    /// The instance's id.
+    pub fn id(&self) -> &Key {
+        &self.id
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.memory.withdraw(&self.id);
+    }
+}
+
+impl Registry for InMemory {
+    type Offer = Offer;
+    type Error = InstanceError;
+
+    async fn offer(&self, instance: Instance) -> Result<Offer, InstanceError> {
+        let id = self.register(instance)?;
+        Ok(Offer { memory: self.clone(), id })
+    }
 }
 
 #[derive(Debug)]
@@ -90,7 +209,7 @@ impl InMemory {
         view.apply(&Event::MemberUp(Arc::new(member)));
         view.publish();
         view.ready();
-        Self { inside: Mutex::new(Inside { view, instances: BTreeMap::new() }) }
+        Self { inside: Arc::new(Mutex::new(Inside { view, instances: BTreeMap::new() })) }
     }
 
     /// Knows these instances: a fixed list, from a configuration file for example.

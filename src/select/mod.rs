@@ -5,12 +5,14 @@
 //! - The pick takes the call's [`Outcome`]. Those that fail are [ejected](Ejection) for a while, here and nowhere else.
 //! - [`failover`] says when another instance is tried; with feature `net`, [`run::Caller`] makes the calls.
 //! - [`shard`] gives each key one instance, without a leader.
+//! - A [`chain::Chain`] asks several sources in turn: gossip, and what helps while that knows nothing.
 //! - A [`discovery::Discovery`] is where the instances come from: gossip, or a list that a test or a file gives.
 //!
 //! Nothing here can tell the cluster anything: what is found about an instance stays in this process.
 
 pub mod balance;
 mod candidate;
+pub mod chain;
 mod clock;
 pub mod discovery;
 mod eject;
@@ -20,6 +22,8 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 mod hash;
+#[cfg(feature = "net")]
+pub mod names;
 mod picker;
 #[cfg(feature = "net")]
 pub mod run;
@@ -35,5 +39,5 @@ pub use self::eject::{Cause, Ejection, EjectionError, EjectionStats, Outcome, Su
 pub use self::error::{Census, PickError, Why};
 pub use self::filter::Filter;
 pub use self::hash::key_hash;
-pub use self::picker::{Call, Pick, Picker};
+pub use self::picker::{Call, Pick, Picker, Picks};
 pub use self::selector::{Miss, Selection, Selector, zone_of};

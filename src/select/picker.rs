@@ -80,6 +80,28 @@ impl Call {
     }
 }
 
+/// Something that gives an instance for each call: a [`Picker`], or several in a [`Chain`](super::chain::Chain).
+pub trait Picks {
+    /// An instance for this call.
+    ///
+    /// # Errors
+    /// See [`PickError`]; every variant means that there is nobody to call.
+    fn pick_for(&self, call: &Call) -> Result<Pick, PickError>;
+
+    /// 64 random bits.
+    fn draw(&self) -> u64;
+}
+
+impl Picks for Picker {
+    fn pick_for(&self, call: &Call) -> Result<Pick, PickError> {
+        Self::pick_for(self, call)
+    }
+
+    fn draw(&self) -> u64 {
+        Self::draw(self)
+    }
+}
+
 static ANY: Call = Call { key: None, to: None, tried: [0; Call::TRIES_MAX], tries: 0 };
 
 /// Gives an instance of one service for each call. Shared by all threads that make calls; clones would not share what

@@ -11,7 +11,7 @@ use super::candidate::Candidate;
 use super::eject::Outcome;
 use super::error::PickError;
 use super::failover::{Budget, Failover, FailoverError, GiveUp, Next, Tries};
-use super::picker::{Call, Pick, Picker};
+use super::picker::{Call, Pick, Picker, Picks};
 use crate::time::Time;
 
 /// Why a try failed, as whoever made it saw it.
@@ -100,8 +100,8 @@ pub enum Why {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Caller {
-    picker: Picker,
+pub struct Caller<P = Picker> {
+    picker: P,
     failover: Failover,
     budget: Budget,
     origin: Instant,
@@ -114,18 +114,18 @@ enum Ended<T, E> {
     Failed(Outcome, Option<E>),
 }
 
-impl Caller {
-    /// Calls the picker's service.
+impl<P: Picks> Caller<P> {
+    /// Calls the picker's service, or the chain's.
     ///
     /// # Errors
     /// See [`FailoverError`].
-    pub fn new(picker: Picker, failover: Failover, budget: Budget) -> Result<Self, FailoverError> {
+    pub fn new(picker: P, failover: Failover, budget: Budget) -> Result<Self, FailoverError> {
         failover.check()?;
         Ok(Self { picker, failover, budget, origin: Instant::now() })
     }
 
-    /// The picker.
-    pub fn picker(&self) -> &Picker {
+    /// The picker, or the chain of them.
+    pub fn picker(&self) -> &P {
         &self.picker
     }
 

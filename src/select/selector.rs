@@ -271,6 +271,8 @@ impl Selector {
     /// Below this part of healthy instances, 0 to 1, the last known good ones are given, too, marked as stale: when
     /// nearly everything seems gone at once, it is likelier that we cannot see it. 0, which is never, unless given.
     ///
+    /// With no healthy one left they are given in any case, while the view [keeps](Service::kept) them for a reason.
+    ///
     /// Instances that were withdrawn, or say themselves that they do not serve, are never given and do not count.
     #[must_use]
     pub fn healthy_ratio_min(mut self, ratio: f64) -> Self {
@@ -334,15 +336,16 @@ impl Selector {
             let wanted = |o: &&Offered| self.miss_beside_group(o).is_none() && o.instance.status.is_serving();
             service.all().iter().filter(fits).filter(wanted).collect()
         };
-        let found = self.choose(&of(&self.group));
+        let is_kept = service.kept().is_some();
+        let found = self.choose(&of(&self.group), is_kept);
         if !found.instances.is_empty() || !self.or_default_group || self.group == Named::Unnamed {
             return found;
         }
-        Selection { is_default_group: true, ..self.choose(&of(&Named::Unnamed)) }
+        Selection { is_default_group: true, ..self.choose(&of(&Named::Unnamed), is_kept) }
     }
 
     /// Of all that serve and are wanted, the healthy ones first: the nearest that are healthy enough.
-    fn choose(&self, able: &[&Offered]) -> Selection {
+    fn choose(&self, able: &[&Offered], is_kept: bool) -> Selection {
         for step in 0..self.near.len() {
             let is_near = |o: &&&Offered| self.near[..=step].iter().any(|zone| lies_in(zone_of(o), zone));
             let near: Vec<&Offered> = able.iter().filter(is_near).copied().collect();
@@ -353,7 +356,7 @@ impl Selector {
             }
         }
         let healthy = able.iter().filter(|o| o.is_healthy()).count();
-        let with_stale = (healthy as f64) < self.healthy_ratio_min * able.len() as f64;
+        let with_stale = (healthy as f64) < self.healthy_ratio_min * able.len() as f64 || (is_kept && healthy == 0);
         let taken = if with_stale { able.len() } else { healthy };
         let instances = able[..taken].iter().copied().cloned().collect();
         Selection { instances, stale: taken - healthy, is_default_group: false, near: None }

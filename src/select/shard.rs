@@ -123,6 +123,13 @@ pub struct Moved<K> {
     pub fence: u64,
 }
 
+impl<K> Moved<K> {
+    /// Whether nothing is ours that was not, and nothing no longer ours.
+    pub fn is_empty(&self) -> bool {
+        self.gained.is_empty() && self.lost.is_empty()
+    }
+}
+
 impl<K: AsRef<[u8]> + Clone + Ord> Keeper<K> {
     /// Keeps these keys for the instances of this member. None is ours before the first update.
     pub fn new(me: NodeId, keys: impl IntoIterator<Item = K>) -> Self {
@@ -146,9 +153,82 @@ impl<K: AsRef<[u8]> + Clone + Ord> Keeper<K> {
         Moved { gained: Vec::new(), lost, fence: self.fence }
     }
 
+    /// Whose keys are kept.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
     /// The keys that are ours.
     pub fn held(&self) -> &BTreeSet<K> {
         &self.held
+    }
+}
+
+/// The keys that a running member gains and loses, one change after another.
+#[cfg(feature = "net")]
+#[derive(Debug)]
+pub struct Moves<K> {
+    keeper: Keeper<K>,
+    selector: Selector,
+    watch: Option<crate::registry::Watch>,
+}
+
+#[cfg(feature = "net")]
+impl<K: AsRef<[u8]> + Clone + Ord> Moves<K> {
+    /// Follows who shares these keys: the instances of `service` that the selector wants, of which the member's own
+    /// must be one for it to get any.
+    ///
+    /// ```
+    /// # use tidings::{Instance, Registry};
+    /// use tidings::select::Selector;
+    /// use tidings::select::shard::Moves;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let registry = Registry::builder("demo", "worker").start().await?;
+    /// # let address: std::net::SocketAddr = "127.0.0.1:80".parse()?;
+    /// let _instance = registry.register(Instance::new("jobs", address)?).await?;
+    /// let mut moves = Moves::of(&registry, "jobs", Selector::new(), ["invoices", "backup"]);
+    /// let moved = moves.next().await.expect("the first tells what is ours now");
+    /// assert_eq!(moved.gained, ["backup", "invoices"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn of(
+        registry: &crate::registry::Registry,
+        service: &str,
+        selector: Selector,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Self {
+        let keeper = Keeper::new(registry.id(), keys);
+        Self { keeper, selector, watch: Some(registry.watch(service)) }
+    }
+
+    /// Waits until a key is gained or lost, and tells which; may be dropped and called again without losing anything.
+    /// While the member is cut off it holds nothing: others may have taken over. Once it stops, its last keys are
+    /// lost, and then this is `None`.
+    pub async fn next(&mut self) -> Option<Moved<K>> {
+        loop {
+            let watch = self.watch.as_mut()?;
+            let service = watch.current();
+            let moved = if service.kept() == Some(crate::view::Kept::Isolated) {
+                self.keeper.give_up()
+            } else {
+                self.keeper.update(&Shards::of(service, &self.selector))
+            };
+            if !moved.is_empty() {
+                return Some(moved);
+            }
+            if watch.changed_at_all().await.is_err() {
+                self.watch = None;
+                return Some(self.keeper.give_up()).filter(|moved| !moved.is_empty());
+            }
+        }
+    }
+
+    /// The keys that are ours.
+    pub fn held(&self) -> &BTreeSet<K> {
+        self.keeper.held()
     }
 }
 

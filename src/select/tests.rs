@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::balance::{Named, Random, RoundRobin};
 use super::fixture::{Fleet, instance};
 use super::*;
+use crate::guard::DROP_WINDOW;
 use crate::peer::MemberState;
 use crate::record::Status;
 use crate::time::Time;
@@ -252,6 +253,20 @@ fn ejections_are_forgiven_one_by_one_while_an_instance_does_well() {
 }
 
 #[test]
+fn the_last_known_good_get_calls_while_they_are_kept_and_nobody_else_is_left() {
+    let mut fleet = Fleet::of_weights(&[1; 5]);
+    let picker = Picker::new(fleet.reader(), "web");
+    (1..5).for_each(|owner| fleet.member(owner, MemberState::Unreachable));
+    assert!((0..50).all(|_| !picker.pick().unwrap().is_stale()), "one that answers is enough");
+    fleet.member(0, MemberState::Suspect);
+    let stale = picker.pick().unwrap();
+    assert!(stale.is_stale());
+    fleet.status(0, Status::Draining);
+    (1..5).for_each(|owner| fleet.withdraw(owner));
+    assert!(matches!(picker.pick().unwrap_err(), PickError::NoHealthy(_)), "all of them went on purpose");
+}
+
+#[test]
 fn an_error_tells_apart_what_is_wrong_and_why_each_is_out() {
     let mut view = View::new();
     let picker = |reader| Picker::new(reader, "web");
@@ -272,6 +287,8 @@ fn an_error_tells_apart_what_is_wrong_and_why_each_is_out() {
     );
     fleet.status(0, Status::Maintenance("disk".into()));
     fleet.member(1, MemberState::Suspect);
+    // Long after: two that are lost at once would be kept.
+    fleet.view().pass(Time::ZERO + DROP_WINDOW * 2);
     fleet.member(2, MemberState::Down);
     let error = all.pick().unwrap_err();
     assert_eq!(

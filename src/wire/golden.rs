@@ -163,6 +163,12 @@ fn the_sections_of_version_1_are_these_bytes() {
     note_section(&mut vectors, "verdicts", &Section::Verdicts { until: 77, verdicts: verdicts.clone() }, |into| {
         into.verdicts(77, &verdicts).unwrap();
     });
+    let notice =
+        Section::Notice { number: 0x0102_0304, records: vec![record(Body::Gone), record(Body::Live(content))] };
+    note_section(&mut vectors, "notice", &notice, |into| {
+        into.notice(0x0102_0304, encoded[..2].iter().map(|bytes| &bytes[..])).unwrap();
+    });
+    note_section(&mut vectors, "receipt", &Section::Receipt(0x0102_0304), |into| into.receipt(0x0102_0304).unwrap());
     vectors.check("sections.txt", include_str!("golden/sections.txt"));
 }
 

@@ -43,8 +43,8 @@ pub(crate) use recording::{
 };
 pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
 pub(crate) use section::{
-    Fingerprints, Hello, Outgoing, Refusal, RefusalReason, Section, Sections, SwimMessage, SwimSection, SwimUpdate,
-    VERDICT_BYTES_MAX, rumor_bytes,
+    Fingerprints, Hello, NOTICE_RECORDS_BYTES_MAX, Outgoing, Refusal, RefusalReason, Section, Sections, SwimMessage,
+    SwimSection, SwimUpdate, VERDICT_BYTES_MAX, rumor_bytes,
 };
 
 /// The oldest wire version that this program reads.

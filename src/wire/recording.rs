@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -61,16 +62,35 @@ pub(crate) enum Recorded {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum RecordedInput {
     Wake,
-    Datagram { from: SocketAddr, bytes: Bytes },
-    Request { from: SocketAddr, token: u64, bytes: Bytes },
-    Response { token: u64, bytes: Bytes },
-    Failure { token: u64, why: u8 },
-    Register { key: Key, content: Bytes },
+    Datagram {
+        from: SocketAddr,
+        bytes: Bytes,
+    },
+    Request {
+        from: SocketAddr,
+        token: u64,
+        bytes: Bytes,
+    },
+    Response {
+        token: u64,
+        bytes: Bytes,
+    },
+    Failure {
+        token: u64,
+        why: u8,
+    },
+    Register {
+        key: Key,
+        content: Bytes,
+    },
     Withdraw(Key),
     Seeds(Vec<SocketAddr>),
     Readdress(SocketAddr),
     Leave,
     Forget(NodeId),
+    /// In nanoseconds.
+    Drain(u64),
+    Survey,
 }
 
 /// The failures in the order of their numbers.
@@ -98,6 +118,8 @@ impl RecordedInput {
             Input::Readdress(addr) => Self::Readdress(*addr),
             Input::Leave => Self::Leave,
             Input::Forget(id) => Self::Forget(*id),
+            Input::Survey => Self::Survey,
+            Input::Drain(within) => Self::Drain(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX)),
         })
     }
 
@@ -118,6 +140,8 @@ impl RecordedInput {
             Self::Readdress(addr) => Input::Readdress(*addr),
             Self::Leave => Input::Leave,
             Self::Forget(id) => Input::Forget(*id),
+            Self::Survey => Input::Survey,
+            Self::Drain(nanos) => Input::Drain(Duration::from_nanos(*nanos)),
         })
     }
 }

@@ -30,6 +30,8 @@ const TAG_PROBE: u8 = 4;
 const TAG_HELLO: u8 = 6;
 const TAG_REFUSAL: u8 = 7;
 const TAG_VERDICTS: u8 = 8;
+const TAG_NOTICE: u8 = 9;
+const TAG_RECEIPT: u8 = 10;
 // Reserved from the first day: 5 for signatures.
 
 /// The most bytes of one verdict.
@@ -131,6 +133,13 @@ pub(crate) enum Section {
     },
     Hello(Hello),
     Refusal(Refusal),
+    /// Records of the sender's own, which the receiver confirms with the number once it has them.
+    Notice {
+        number: u32,
+        records: Vec<Record>,
+    },
+    /// The sender has the records of our notice of this number.
+    Receipt(u32),
     /// Of a tag that we do not know.
     Unknown(u8),
 }
@@ -170,6 +179,8 @@ impl<'a> Sections<'a> {
             TAG_FINGERPRINTS => read_fingerprints(bytes),
             TAG_PROBE => take_all(bytes, "probe").map(Section::Probe),
             TAG_VERDICTS => read_verdicts(bytes),
+            TAG_NOTICE => read_notice(bytes),
+            TAG_RECEIPT => read_receipt(bytes),
             // A Hello is padded, so that its answer is never larger; see `Outgoing::hello`.
             TAG_HELLO => take(&mut { bytes }, "hello").map(Section::Hello),
             TAG_REFUSAL => take_all(bytes, "refusal").map(Section::Refusal),
@@ -215,6 +226,20 @@ fn read_verdicts(mut bytes: &[u8]) -> Result<Section, WireError> {
     Ok(Section::Verdicts { until, verdicts })
 }
 
+fn read_notice(mut bytes: &[u8]) -> Result<Section, WireError> {
+    let number = read_u32(&mut bytes, "notice")?;
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        records.push(Record::read(&mut bytes)?);
+    }
+    Ok(Section::Notice { number, records })
+}
+
+fn read_receipt(mut bytes: &[u8]) -> Result<Section, WireError> {
+    let number = read_u32(&mut bytes, "receipt")?;
+    if bytes.is_empty() { Ok(Section::Receipt(number)) } else { Err(WireError::Trailing("receipt")) }
+}
+
 fn read_fingerprints(mut bytes: &[u8]) -> Result<Section, WireError> {
     let records = read_u64(&mut bytes, "fingerprints")?;
     let members = read_u64(&mut bytes, "fingerprints")?;
@@ -226,6 +251,15 @@ fn read_u64(bytes: &mut &[u8], what: &'static str) -> Result<u64, WireError> {
     let le = split(bytes, 8, what)?;
     Ok(u64::from_le_bytes(le.try_into().expect("split gave eight bytes")))
 }
+
+fn read_u32(bytes: &mut &[u8], what: &'static str) -> Result<u32, WireError> {
+    let le = split(bytes, 4, what)?;
+    Ok(u32::from_le_bytes(le.try_into().expect("split gave four bytes")))
+}
+
+/// Bytes of records that a notice has room for beside the fingerprints.
+pub(crate) const NOTICE_RECORDS_BYTES_MAX: usize =
+    DATAGRAM_BYTES_MAX - SEAL_BYTES - HEADER_BYTES - (SECTION_HEAD_BYTES + 4) - (SECTION_HEAD_BYTES + 17);
 
 /// Bytes that a rumors section takes beside its records.
 const RUMORS_HEAD_BYTES: usize = SECTION_HEAD_BYTES + 8;
@@ -292,6 +326,28 @@ impl Outgoing {
             for record in records {
                 into.extend_from_slice(record);
             }
+            Ok(())
+        })
+    }
+
+    /// Writes already encoded records (see [`Record::encode`]).
+    pub(crate) fn notice<'r>(
+        &mut self,
+        number: u32,
+        records: impl IntoIterator<Item = &'r [u8]>,
+    ) -> Result<(), WireError> {
+        self.section(TAG_NOTICE, |into| {
+            into.extend_from_slice(&number.to_le_bytes());
+            for record in records {
+                into.extend_from_slice(record);
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn receipt(&mut self, number: u32) -> Result<(), WireError> {
+        self.section(TAG_RECEIPT, |into| {
+            into.extend_from_slice(&number.to_le_bytes());
             Ok(())
         })
     }

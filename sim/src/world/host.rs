@@ -9,6 +9,7 @@ use tidings::effect::{Datagram, Event, Fatal, GoneReason};
 use tidings::peer::{Epoch, NodeId};
 use tidings::record::{Key, Owner};
 use tidings::time::Time;
+use tidings::view::View;
 
 use super::{Happening, HostIndex, Traffic};
 use crate::check::{Highest, Withdrawn};
@@ -60,6 +61,8 @@ pub(super) struct Host {
     /// Counts the processes that ran here, so that what was meant for one never reaches the next.
     pub(super) start: u32,
     pub(super) is_leaving: bool,
+    /// When its program began to drain; it leaves when that is done.
+    pub(super) drains_since: Option<Time>,
     pub(super) wake: Wake,
     /// What the program has registered and not withdrawn.
     pub(super) registered: BTreeSet<Key>,
@@ -69,6 +72,8 @@ pub(super) struct Host {
     pub(super) withdrawn: Withdrawn,
     /// What the program was told, where that is followed.
     pub(super) shadow: Option<Shadow>,
+    /// What the program reads.
+    pub(super) view: Option<View>,
     /// Changes of the view since it was looked through.
     pub(super) unchecked: usize,
     /// The fingerprints after the last input: records, members, reachable members.
@@ -104,12 +109,14 @@ impl Host {
             unheard_at: None,
             start: 0,
             is_leaving: false,
+            drains_since: None,
             wake: Wake::default(),
             registered: BTreeSet::new(),
             pending: None,
             highest: Highest::new(),
             withdrawn: Withdrawn::new(),
             shadow: None,
+            view: None,
             unchecked: 0,
             fingerprints: (0, 0, 0),
             ready_at: None,
@@ -119,7 +126,19 @@ impl Host {
     }
 
     /// Notes what the program is told.
-    pub(super) fn note_told(&mut self, event: &Event) {
+    pub(super) fn note_told(&mut self, now: Time, events: &[Event]) {
+        if let Some(view) = self.view.as_mut().filter(|_| !events.is_empty()) {
+            view.pass(now);
+            events.iter().for_each(|event| view.apply(event));
+            view.publish();
+            if events.iter().any(|event| matches!(event, Event::Ready)) {
+                view.ready();
+            }
+        }
+        events.iter().for_each(|event| self.note_one(event));
+    }
+
+    fn note_one(&mut self, event: &Event) {
         let Some(shadow) = &mut self.shadow else { return };
         shadow.apply(event);
         match event {

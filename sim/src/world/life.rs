@@ -7,6 +7,7 @@ use tidings::effect::Input;
 use tidings::node::{Config, Node};
 use tidings::peer::{Epoch, Generation, Peer};
 use tidings::time::Time;
+use tidings::view::View;
 
 use super::host::Hold;
 use super::{Happening, HostIndex, Mode, World};
@@ -132,6 +133,7 @@ impl World {
         self.fates.stepped_starts += u64::from(host.wall_offset_secs != 0);
         host.start += 1;
         host.is_leaving = false;
+        host.drains_since = None;
         host.ready_at = None;
         host.fatal = None;
         host.unheard_at = None;
@@ -140,6 +142,7 @@ impl World {
         host.withdrawn.clear();
         let is_followed = matches!(self.config.mode, Mode::Tidings(_)) && Shadow::belongs_to(index);
         host.shadow = is_followed.then(Shadow::default);
+        host.view = (index < self.config.views).then(View::new);
         host.fingerprints = (0, 0, 0);
     }
 }

@@ -25,12 +25,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use tidings::effect::{Datagram, Event, Fatal, Input, InputError, Outbox};
+use tidings::effect::{Datagram, Event, Fatal, Heard, Input, InputError, Outbox};
 use tidings::node::Tuning;
 use tidings::peer::{MemberState, NodeId, Peer};
 use tidings::pool::Pool;
 use tidings::record::{Instance, Key, Owner};
 use tidings::time::Time;
+use tidings::view::{Reader, View};
 
 use crate::check::{self, Ledger};
 use crate::foca_node::FocaSettings;
@@ -50,6 +51,17 @@ pub use machine::Machine;
 
 /// A host by its number: 0 for the first that was added.
 pub type HostIndex = usize;
+
+/// A drain that has ended.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Who drained.
+    pub host: HostIndex,
+    /// How long it took until everybody had confirmed, or the waiting ended.
+    pub took: Duration,
+    /// Who confirmed, and who did not.
+    pub heard: Arc<Heard>,
+}
 
 /// How long a process runs on after it was told to leave, so that its goodbye can be repeated.
 const LEAVE_LINGER: Duration = Duration::from_millis(500);
@@ -83,6 +95,8 @@ pub struct WorldConfig {
     pub mode: Mode,
     /// The machine that all hosts share; without one each has as much time as it wants, at once.
     pub machine: Option<Machine>,
+    /// How many hosts, from the first on, keep the view that their programs would read.
+    pub views: usize,
 }
 
 impl WorldConfig {
@@ -94,6 +108,7 @@ impl WorldConfig {
             cluster: Arc::from("sim"),
             mode: Mode::Tidings(Tuning::default()),
             machine: None,
+            views: 0,
         }
     }
 }
@@ -111,6 +126,7 @@ pub struct World {
     link: Link,
     processors: Option<Processors>,
     told_at: Time,
+    drains: Vec<Drain>,
     hosts: Vec<Host>,
     streams: Streams,
     /// Addresses that went from one host to another.
@@ -171,6 +187,7 @@ impl World {
             link: Link::new(&config.network).unwrap_or_else(|error| panic!("the network: {error}")),
             processors: config.machine.clone().map(Processors::new),
             told_at: Time::ZERO,
+            drains: Vec::new(),
             hosts: Vec::new(),
             streams: Streams::default(),
             addresses: BTreeMap::new(),
@@ -290,6 +307,30 @@ impl World {
         let start = self.hosts[host].start;
         self.queue.push(self.now + LEAVE_LINGER, Happening::Exit { host, start });
         self.tell(host, Input::Leave)
+    }
+
+    /// The program on `host` takes no new work: it tells everybody, and leaves once everybody who can be reached has
+    /// confirmed it, or `within` is over. How that went is in [`drains`](Self::drains).
+    ///
+    /// # Errors
+    /// What the node says.
+    pub fn drain(&mut self, host: HostIndex, within: Duration) -> Result<(), InputError> {
+        self.hosts[host].drains_since = Some(self.now);
+        // It states its records anew, and the ledger must have them.
+        self.hosts[host].pending = self.hosts[host].registered.first().cloned();
+        let result = self.tell(host, Input::Drain(within));
+        self.hosts[host].pending = None;
+        result
+    }
+
+    /// What the program on `host` reads; `None` for a host without a view, see [`WorldConfig::views`].
+    pub fn reader(&self, host: HostIndex) -> Option<Reader> {
+        self.hosts[host].view.as_ref().map(View::reader)
+    }
+
+    /// The drains that have ended.
+    pub fn drains(&self) -> &[Drain] {
+        &self.drains
     }
 
     /// The zone that a host stands in; empty if there are none.
@@ -571,7 +612,7 @@ impl World {
             self.fail(index, error.to_string());
         }
         let speaks_of_itself = out.events.iter().any(|event| is_about(event, self.hosts[index].id));
-        out.events.iter().for_each(|event| self.hosts[index].note_told(event));
+        self.hosts[index].note_told(self.now, &out.events);
         self.check(index, speaks_of_itself);
         for datagram in out.datagrams.drain(..) {
             self.send(index, datagram);
@@ -648,6 +689,13 @@ impl World {
             // Who forgot an owner may learn of it anew from somebody who was never told the latest.
             Event::MemberForgotten(member) => {
                 self.hosts[index].highest.retain(|(owner, _), _| owner.id != member.peer.id);
+            }
+            Event::Drained(heard) => {
+                if let Some(since) = self.hosts[index].drains_since.take() {
+                    self.drains.push(Drain { host: index, took: self.now.since(since), heard });
+                    // A process that the drain found leaving already goes on with that.
+                    let _ = self.leave(index);
+                }
             }
             Event::Fatal(fatal) => {
                 self.stop(index);
