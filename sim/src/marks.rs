@@ -110,7 +110,7 @@ impl Marks {
         if all > 0.0 { out_for.as_secs_f64() / all } else { 0.0 }
     }
 
-    /// How long it took, from `begin` until the last of `observers` counted a subject out, at most until `end`; and from
+    /// How long it took from `begin` until the last of `observers` counted a subject out, at most until `end`; and from
     /// `end` until the last of those who did counted it in again, at most until `now`.
     pub fn out_and_back(
         &self,

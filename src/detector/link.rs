@@ -41,8 +41,8 @@ impl Rtt {
 /// How far apart two late answers must be to be two: whoever stood still answers all that waited for it at once.
 const LATE_APART: Duration = Duration::from_millis(100);
 
-/// How long after a late answer another confirms it. Links that nobody watches are probed seldom: of those, late answers
-/// of two pauses must not make one slow link.
+/// How long after a late answer another confirms it. Links that nobody watches are probed seldom: late answers of two
+/// pauses must not make a slow link of one.
 const LATE_KEPT: Duration = Duration::from_secs(10);
 
 /// Whose latest answers came later than their links let expect. One such moment is a member that stood still, and says
