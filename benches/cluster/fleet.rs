@@ -235,6 +235,8 @@ pub(crate) struct Fleet {
     /// Removes the directory, unless it was asked to be kept.
     _removed: Option<TempDir>,
     log: Option<String>,
+    /// Settings of the protocol.
+    tuning: Vec<String>,
     /// The file of the cluster key that all members are started with.
     key: Option<PathBuf>,
     /// Errors and ends that nobody asked for.
@@ -262,6 +264,7 @@ impl Fleet {
             dir,
             _removed: removed,
             log: options.log.clone(),
+            tuning: options.tuning.clone(),
             key,
             complaints: Vec::new(),
         })
@@ -323,6 +326,9 @@ impl Fleet {
         }
         if let Some(key) = &self.key {
             option("key-file", key.to_string_lossy().into_owned());
+        }
+        for setting in &self.tuning {
+            option("tuning", setting.clone());
         }
         arguments.extend(start.more.iter().cloned());
         let stderr = self.dir.join(format!("{}.stderr", node.name));

@@ -52,6 +52,8 @@ options:
   --key          the members have a cluster key: all they say is sealed (rotate, replay and flood always have one)
   --after TIME   late: time between the last registration and the join (default 60s)
   --pause TIME   change: time between two changes (default 300ms)
+  --tuning N=V   a setting of all members, as of `tidings node`; may be given again. With evict_after=2s a trial of
+                 crash, loss or silent takes a third of the time; what they measure comes before that
   --log FILTER   the members' RUST_LOG; their standard error is kept with the state (see --state)
   --state DIR    keep data directories and standard error there, instead of a directory that is removed
   --json FILE    write the figures there as well, as JSON
@@ -68,6 +70,8 @@ struct Options {
     after: Option<Duration>,
     pause: Option<Duration>,
     log: Option<String>,
+    /// Settings of the protocol, as `tidings node --tuning` takes them.
+    tuning: Vec<String>,
     state: Option<PathBuf>,
     json: Option<PathBuf>,
     has_key: bool,
@@ -177,6 +181,7 @@ fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Option<
             "--after" => options.after = Some(time(&argument, &value()?)?),
             "--pause" => options.pause = Some(time(&argument, &value()?)?),
             "--key" => options.has_key = true,
+            "--tuning" => options.tuning.push(value()?),
             "--log" => options.log = Some(value()?),
             "--state" => options.state = Some(PathBuf::from(value()?)),
             "--json" => options.json = Some(PathBuf::from(value()?)),
