@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidings::effect::WhyUnconfirmed;
+use tidings::node::Tuning;
 use tidings::record::{Instance, Key};
 use tidings::view::{Kept, LookupError, Reader};
 use tidings_sim::experiment::{self, Figure};
 use tidings_sim::link::Preset;
-use tidings_sim::world::Machine;
+use tidings_sim::world::{Machine, Mode};
 use tidings_sim::{HostIndex, World, WorldConfig, check};
 
 const SEED: u64 = 42;
@@ -16,7 +17,11 @@ const SEED: u64 = 42;
 /// A world of `nodes` nodes that had time to join.
 fn world(seed: u64, nodes: usize) -> World {
     println!("seed {seed}");
-    let mut world = World::new(WorldConfig::new(seed));
+    joined(WorldConfig::new(seed), nodes)
+}
+
+fn joined(config: WorldConfig, nodes: usize) -> World {
+    let mut world = World::new(config);
     let first = world.add_node(&[]);
     for _ in 1..nodes {
         world.add_node(&[first]);
@@ -228,19 +233,24 @@ fn a_crashed_node_sends_and_hears_nothing_and_restarts_as_a_newer_self() {
 }
 
 #[test]
-fn a_crashed_member_is_given_up_in_spite_of_loss() {
-    for loss in [0.1, 0.3] {
-        let mut world = world(SEED, 6);
+fn a_crashed_member_is_given_up_in_spite_of_loss_and_however_few_are_left() {
+    for (nodes, loss, answer_within) in
+        [(6, 0.1, 80), (6, 0.3, 80), (3, 0.0, 300), (4, 0.0, 300), (3, 0.0, 81), (4, 0.1, 81)]
+    {
+        let mut config = WorldConfig::new(SEED);
+        let mut tuning = Tuning::default();
+        tuning.watch.answer_within = Duration::from_millis(answer_within);
+        config.mode = Mode::Tidings(tuning);
+        let mut world = joined(config, nodes);
         world.set_loss(loss);
-        let crashed = world.node(5).expect("it runs").peer();
-        world.crash(5);
-        world.run_for(Duration::from_secs(90));
-        for host in 0..5 {
+        let last = nodes - 1;
+        let crashed = world.node(last).expect("it runs").peer();
+        world.crash(last);
+        world.run_for(Duration::from_secs(120));
+        for host in 0..last {
             let node = world.node(host).expect("it runs");
-            assert!(
-                !node.present_members().iter().any(|peer| peer.id == crashed.id),
-                "host {host} at a loss of {loss}"
-            );
+            let is_kept = node.present_members().iter().any(|peer| peer.id == crashed.id);
+            assert!(!is_kept, "host {host} of {nodes}, at a loss of {loss}, {answer_within} ms");
         }
     }
 }

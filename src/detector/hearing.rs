@@ -8,6 +8,7 @@ use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use super::case::{self, QUORUM, Ruling, Testimony};
+use super::help::HELP_PROBES_MAX;
 use super::link::Answers;
 use super::salvo::{Purpose, Salvo};
 use super::{Act, Detector};
@@ -41,12 +42,16 @@ const HOLD_BACK: Duration = Duration::from_millis(500);
 const CASE_OPEN: Duration = Duration::from_millis(1_500);
 const CASE_TIMEOUTS: u32 = 6;
 
+/// About how many probes silence takes to convict on clean links, and how many of them a witness makes in time.
+const CASE_PROBES: u32 = 16;
+const CASE_PROBES_EACH: u32 = 4;
+
 /// How many probes it takes at least to find that a member is gone, and how long that may take: of a member behind
 /// 80 % loss, which answers one probe of 25, one in twenty such cases has no answer by chance, and whoever was heard of
 /// late is not gone in any case. Not a weight of the evidence: on lossy links no number of probes would have it.
 const FINAL_PROBES: u32 = 74;
 const FINAL_OPEN: Duration = Duration::from_secs(4);
-const FINAL_TIMEOUTS: u32 = 10;
+const FINAL_TIMEOUTS: u32 = 30;
 
 /// The longest that an accusation of one member waits after others reached it: doubles from a second each time.
 const BACK_OFF_MAX: u32 = 8;
@@ -132,7 +137,14 @@ impl Detector {
         self.counts.accusations += 1;
         self.numbers = self.numbers.wrapping_add(1);
         let id = salvo.peer.id;
-        let (open, timeouts) = if is_final { (FINAL_OPEN, FINAL_TIMEOUTS) } else { (CASE_OPEN, CASE_TIMEOUTS) };
+        let (open, timeouts, probes, each) = if is_final {
+            (FINAL_OPEN, FINAL_TIMEOUTS, FINAL_PROBES, u32::from(HELP_PROBES_MAX))
+        } else {
+            (CASE_OPEN, CASE_TIMEOUTS, CASE_PROBES, CASE_PROBES_EACH)
+        };
+        // Where there are few others, most probes are ours, one in each timeout.
+        let witnesses = u32::try_from(Self::others(id, roster).min(self.watch.witnesses)).unwrap_or(u32::MAX);
+        let timeouts = timeouts + probes.saturating_sub(witnesses.saturating_mul(each));
         // Timeouts are stretched already.
         let until = now + self.health.stretch(open).max(self.timeout(id) * timeouts);
         let salvo = Salvo { next: now, ..salvo };

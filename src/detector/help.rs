@@ -13,7 +13,7 @@ use crate::wire::Probe;
 pub const HELPS_MAX: usize = 256;
 
 /// Probes that a witness makes in one case, at most.
-const HELP_PROBES_MAX: u8 = 24;
+pub(super) const HELP_PROBES_MAX: u8 = 24;
 
 /// Members that we do not know, or otherwise, about whom we are asked at once: whoever asks could make us probe any
 /// address.
