@@ -71,6 +71,7 @@ fn all() -> Vec<Limit> {
         number tidings::verdict::TURN_MAX, "changes of the verdict on one life of a member";
         time tidings::verdict::CLEARED_EVERY, "time in which a member is cleared of an accusation once";
         number tidings::net::seal::SESSIONS_MAX, "senders whose keys and windows are remembered";
+        number tidings::net::seal::STARTS_MAX, "other starts whose newest counter is remembered";
         number tidings::net::keys::KEYS_MAX, "cluster keys in a ring";
         number tidings::net::socket::QUIC_QUEUE_DATAGRAMS_MAX, "packets of streams that wait for their reader";
         number tidings::net::socket::QUIC_DATAGRAM_BYTES_MAX, "bytes of a packet of streams";

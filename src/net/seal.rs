@@ -12,14 +12,15 @@
 //! - **Associated data**: the header; the length of the cluster's name in one byte, and the name; the receiver's nonce
 //!   in 8 bytes little endian, 0 for a Hello and its answer. So a datagram opens at one start of one receiver.
 //!
-//! A datagram sent again to the same receiver is caught by a window of counters for each sender that the node knows. Of
-//! others, and of earlier starts of a member, the node takes nothing. A **Hello** and its
+//! A datagram sent again to the same receiver is caught by a window of counters for each sender that the node knows, and
+//! by the newest counter of every other start that spoke to us: strangers, of which the node takes nothing yet, and
+//! starts that are over. A start that the node knows again goes on where it ended. A **Hello** and its
 //! answer are for whoever listens at an address, so they can be sent again, elsewhere: a Hello changes nothing but
 //! that it is answered with as many bytes, and an answer that was not asked for is dropped by the node.
 //!
 //! What was not opened leaves nothing behind but a count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound::{Excluded, Unbounded};
 
@@ -39,6 +40,10 @@ use crate::wire::{
 /// Senders whose keys and windows are remembered: more than a cluster can have members. For one more, one that was
 /// not heard of late is forgotten.
 pub const SESSIONS_MAX: usize = 32_768;
+
+/// Starts that the node does not know, or not any more, whose newest counter is remembered; for one more, the oldest
+/// is forgotten.
+pub const STARTS_MAX: usize = 32_768;
 
 /// How far behind the newest datagram of a sender one may arrive, counted in datagrams that the sender sent to
 /// anybody; what is later is dropped like a repeat.
@@ -125,6 +130,8 @@ seal_stats! {
     refusals_limited => "seal_refusals_limited",
     /// Senders whose keys and windows are remembered now.
     sessions => "seal_sessions",
+    /// Other starts whose newest counter is remembered now.
+    other_starts => "seal_other_starts",
     /// Senders forgotten to make room.
     sessions_evicted => "seal_sessions_evicted",
 }
@@ -188,6 +195,7 @@ pub struct Seal {
     sessions: BTreeMap<NodeId, Box<Session>>,
     /// Where the search for a sender to forget goes on.
     hand: NodeId,
+    others: Others,
     aad: Bound,
     last_counter: u64,
     refusals: Allowance,
@@ -204,6 +212,7 @@ impl Seal {
             plaintext,
             sessions: BTreeMap::new(),
             hand: NodeId(0),
+            others: Others::default(),
             aad: Bound::new(cluster),
             last_counter: 0,
             refusals: Allowance::new(KEY_REFUSALS_PER_SECOND, KEY_REFUSALS_PER_SECOND, now),
@@ -259,9 +268,9 @@ impl Seal {
         Ok(())
     }
 
-    /// Opens a datagram in place. `known` gives the nonce of the start of a member that the node takes gossip from:
-    /// repeats are told apart for that one. Of strangers and other starts everything opens, every time; the node asks
-    /// who they are, at a bounded rate, and takes nothing else.
+    /// Opens a datagram in place. `known` gives the nonce of the start of a member that the node takes gossip from: of
+    /// that one what comes late opens too, within [`WINDOW`]. Of any other start gossip opens that is newer than what it
+    /// sent before: the node asks who that is, and takes nothing else.
     ///
     /// # Errors
     /// See [`OpenError`]; counted, nothing else changed.
@@ -316,14 +325,17 @@ impl Seal {
         Some(filling.finish())
     }
 
-    /// Forgets a member that the node has forgotten.
+    /// Forgets a member that the node has forgotten. What it sent so far stays known as a repeat.
     pub fn forget(&mut self, id: NodeId) {
-        self.sessions.remove(&id);
+        if let Some(session) = self.sessions.remove(&id) {
+            self.others.note(session.start.nonce, session.window.newest);
+        }
     }
 
     /// What was counted so far.
     pub fn stats(&self) -> SealStats {
-        SealStats { sessions: self.sessions.len() as u64, ..self.stats }
+        let (sessions, other_starts) = (self.sessions.len() as u64, self.others.newest.len() as u64);
+        SealStats { sessions, other_starts, ..self.stats }
     }
 
     fn accept_clear(&mut self, header: &Header) -> Result<(), OpenError> {
@@ -358,6 +370,10 @@ impl Seal {
         if same.is_some_and(|session| !session.window.is_new(header.counter)) {
             return Err(OpenError::Repeat);
         }
+        let newest = self.others.newest(header.nonce);
+        if same.is_none() && newest.is_some_and(|newest| header.counter <= newest) {
+            return Err(OpenError::Repeat);
+        }
         let (head, body) = datagram.split_first_chunk_mut::<HEADER_BYTES>().expect("longer than a header");
         let aad = self.aad.of(head, if is_gossip { self.me.nonce } else { 0 });
         let nonce = nonce_of(header.counter);
@@ -381,11 +397,13 @@ impl Seal {
                 let opener = key.opener(&start);
                 opener.open_in_place(nonce, aad, body).map_err(forged)?;
                 // Only who knows our nonce has proven to speak to us, now; a Hello may be an old one.
-                (is_gossip && is_known).then(|| Session::new(start, opener, key.fingerprint, header.counter))
+                is_gossip.then(|| Session::new(start, opener, key.fingerprint, newest, header.counter))
             }
         };
-        if let Some(session) = fresh {
-            self.remember(header.sender, session);
+        match fresh {
+            Some(session) if is_known => self.remember(header.sender, session),
+            Some(_) => self.others.note(header.nonce, header.counter),
+            None => {}
         }
         Ok(is_other_key)
     }
@@ -394,7 +412,10 @@ impl Seal {
         if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&id) {
             self.evict();
         }
-        self.sessions.insert(id, Box::new(session));
+        self.others.take(session.start.nonce);
+        if let Some(before) = self.sessions.insert(id, Box::new(session)) {
+            self.others.note(before.start.nonce, before.window.newest);
+        }
     }
 
     /// Forgets a sender that was not heard since the hand last passed it (the clock algorithm: nearly the least
@@ -410,7 +431,7 @@ impl Seal {
             self.hand = *id;
             if !std::mem::take(&mut session.was_heard) {
                 let id = *id;
-                self.sessions.remove(&id);
+                self.forget(id);
                 self.stats.sessions_evicted += 1;
                 return;
             }
@@ -504,8 +525,43 @@ struct Session {
 }
 
 impl Session {
-    fn new(start: Start, key: LessSafeKey, fingerprint: u64, counter: u64) -> Self {
-        Self { start, key, fingerprint, window: Window::new(counter), was_heard: false }
+    /// Begins with a datagram that opened. All that was sent up to `newest` counts as seen.
+    fn new(start: Start, key: LessSafeKey, fingerprint: u64, newest: Option<u64>, counter: u64) -> Self {
+        let mut window = newest.map_or_else(|| Window::new(counter), Window::full);
+        window.note(counter);
+        Self { start, key, fingerprint, window, was_heard: false }
+    }
+}
+
+/// The newest counter of starts that have no session.
+#[derive(Default)]
+struct Others {
+    newest: BTreeMap<u64, u64>,
+    order: VecDeque<u64>,
+}
+
+impl Others {
+    fn newest(&self, nonce: u64) -> Option<u64> {
+        self.newest.get(&nonce).copied()
+    }
+
+    fn note(&mut self, nonce: u64, counter: u64) {
+        if let Some(newest) = self.newest.get_mut(&nonce) {
+            *newest = counter.max(*newest);
+            return;
+        }
+        if self.order.len() >= STARTS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.newest.remove(&oldest);
+        }
+        self.newest.insert(nonce, counter);
+        self.order.push_back(nonce);
+    }
+
+    /// It has a session now. Its place in the order stays until it is the oldest.
+    fn take(&mut self, nonce: u64) {
+        self.newest.remove(&nonce);
     }
 }
 
@@ -523,6 +579,14 @@ impl Window {
         let mut window = Self { newest: first, words: [0; WORDS] };
         window.note(first);
         window
+    }
+
+    /// Everything up to `newest` came already.
+    const fn full(newest: u64) -> Self {
+        let mut words = [u64::MAX; WORDS];
+        // Of its own word what comes after it has not come.
+        words[Self::place(newest).0] = u64::MAX >> (63 - newest % 64);
+        Self { newest, words }
     }
 
     const fn place(counter: u64) -> (usize, u64) {
@@ -717,26 +781,34 @@ mod tests {
     }
 
     #[test]
-    fn what_another_start_says_does_not_disturb_the_window_of_the_one_that_the_node_knows() {
+    fn nothing_opens_twice_whatever_start_of_its_sender_the_node_knows() {
         let (old, new, b) = (peer(1, 1), peer(1, 2), peer(2, 1));
         let mut theirs = keyed(2, 7);
         let mut renewed = seal_of(&new, Some(&ring(7)), Plaintext::Refuse);
         let mut outdated = keyed(1, 7);
-        let early = gossip(&mut outdated, &old, &b, 3);
-        assert!(open_knowing(&mut theirs, &early, None).is_ok(), "a stranger's: that is the node's to judge");
-        assert_eq!(theirs.stats().sessions, 0);
-        assert!(open_knowing(&mut theirs, &early, Some(old.nonce)).is_ok());
-        assert_eq!(open_knowing(&mut theirs, &early, Some(old.nonce)), Err(OpenError::Repeat));
-        let news = gossip(&mut renewed, &new, &b, 1);
-        assert!(open_knowing(&mut theirs, &news, Some(old.nonce)).is_ok(), "the node is to hear of the new start");
-        assert_eq!(open_knowing(&mut theirs, &early, Some(old.nonce)), Err(OpenError::Repeat));
-        assert!(open_knowing(&mut theirs, &news, Some(new.nonce)).is_ok());
-        let late = gossip(&mut outdated, &old, &b, 4);
-        for _ in 0..2 {
-            assert!(open_knowing(&mut theirs, &late, Some(new.nonce)).is_ok(), "it is to be told that it is over");
-            assert_eq!(open_knowing(&mut theirs, &news, Some(new.nonce)), Err(OpenError::Repeat));
-        }
-        assert_eq!(theirs.stats().sessions, 1);
+        let mut sent = Vec::new();
+        let mut arrive = |theirs: &mut Seal, bytes: Vec<u8>, known: Option<u64>| {
+            assert!(open_knowing(theirs, &bytes, known).is_ok(), "the node is to hear of it");
+            sent.push(bytes);
+            for repeat in &sent {
+                assert_eq!(open_knowing(theirs, repeat, known), Err(OpenError::Repeat), "known: {known:?}");
+            }
+            theirs.stats().sessions
+        };
+        let mut of_old = |counter| gossip(&mut outdated, &old, &b, counter);
+        let mut of_new = |counter| gossip(&mut renewed, &new, &b, counter);
+        assert_eq!(arrive(&mut theirs, of_old(3), None), 0, "a stranger leaves no session");
+        assert_eq!(arrive(&mut theirs, of_old(4), Some(old.nonce)), 1);
+        assert_eq!(arrive(&mut theirs, of_new(1), Some(old.nonce)), 1);
+        assert_eq!(arrive(&mut theirs, of_new(2), Some(new.nonce)), 1);
+        assert_eq!(arrive(&mut theirs, of_old(6), Some(new.nonce)), 1, "it is to be told that it is over");
+        // It outlives the other, and goes on where it was.
+        let late = of_old(7);
+        assert_eq!(arrive(&mut theirs, of_old(70), Some(old.nonce)), 1);
+        assert!(open_knowing(&mut theirs, &late, Some(old.nonce)).is_ok(), "late, but new");
+        theirs.forget(NodeId(1));
+        assert_eq!(arrive(&mut theirs, of_old(71), Some(old.nonce)), 1);
+        assert_eq!(open_knowing(&mut theirs, &late, Some(old.nonce)), Err(OpenError::Repeat));
     }
 
     #[test]
@@ -877,6 +949,14 @@ mod tests {
                 assert!(open(&mut theirs, &news).is_ok());
             }
         }
+        for id in 0..500 {
+            let peer = peer(1_000_000 + id, 1);
+            let mut stranger = seal_of(&peer, Some(&ring(7)), Plaintext::Refuse);
+            assert!(open_knowing(&mut theirs, &gossip(&mut stranger, &peer, &b, 1), None).is_ok());
+        }
+        assert_eq!(theirs.stats().other_starts, 1_001);
+        (0..STARTS_MAX as u64 + 500).for_each(|nonce| theirs.others.note(nonce << 32, 1));
+        assert_eq!((theirs.stats().other_starts, theirs.others.order.len()), (STARTS_MAX as u64, STARTS_MAX));
         let stats = theirs.stats();
         assert_eq!((stats.sessions, stats.sessions_evicted), (SESSIONS_MAX as u64, 501));
         assert!(theirs.sessions.contains_key(&favourite.id), "who speaks often is not forgotten");
@@ -930,6 +1010,17 @@ mod tests {
                     seen.insert(counter);
                 }
             }
+        }
+
+        #[test]
+        fn a_full_window_takes_what_comes_after_it_alone(newest in 0u64..4_000, next in 1u64..3_000) {
+            let mut window = Window::full(newest);
+            prop_assert!((0..=newest).all(|counter| !window.is_new(counter)));
+            window.note(newest + next);
+            for counter in newest + 1..newest + next {
+                prop_assert_eq!(window.is_new(counter), newest + next - counter < WINDOW, "{}", counter);
+            }
+            prop_assert!((0..=newest).all(|counter| !window.is_new(counter)));
         }
     }
 }
