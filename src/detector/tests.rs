@@ -318,6 +318,7 @@ fn a_member_that_is_counted_out_tells_nothing_of_its_link() {
     bench.roster.judge(&Verdict { turn: 2, finding: Finding::Clear, ..verdict }, bench.now);
     bench.receive(id.0, Probe::Pong { number: 2, accusation: None });
     assert_eq!(bench.detector.timeout(id), before, "its answer comes after the news that it is back");
+    bench.now = bench.now + Duration::from_millis(1);
     ask(&mut bench, 3);
     bench.receive(id.0, Probe::Pong { number: 3, accusation: None });
     assert_ne!(bench.detector.timeout(id), before, "from now on it tells");
