@@ -37,6 +37,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("semi-detached", include_str!("../scenarios/semi-detached.toml")),
     ("single-crash", include_str!("../scenarios/single-crash.toml")),
     ("slow-nodes", include_str!("../scenarios/slow-nodes.toml")),
+    ("steady-loss", include_str!("../scenarios/steady-loss.toml")),
     ("start-up-split", include_str!("../scenarios/start-up-split.toml")),
     ("ten-crashes-of-1000", include_str!("../scenarios/ten-crashes-of-1000.toml")),
     ("three-two-split", include_str!("../scenarios/three-two-split.toml")),

@@ -540,7 +540,15 @@ impl Detector {
             self.backed_off.remove(&to);
         }
         let is_late = sample > self.timeout(to);
-        if sent >= self.stalled && sample <= TIMEOUT_MAX && self.late.is_telling(now, to, is_late) {
+        // Whoever stood still for so long that it was found out answers the youngest probes within any timeout, and
+        // those that probe it only then would never learn better. That it is back may be known before its answer is
+        // here.
+        let was_out = roster.get(to).is_some_and(|entry| {
+            entry.state == MemberState::Unreachable || (entry.standing.turn > 0 && entry.standing.since >= sent)
+        });
+        // Answers that stay late are those of a slow link, of whomever.
+        let is_telling = is_late || !was_out;
+        if is_telling && sent >= self.stalled && sample <= TIMEOUT_MAX && self.late.is_telling(now, to, is_late) {
             match self.links.get_mut(&to) {
                 Some(rtt) => rtt.note(sample),
                 None => {

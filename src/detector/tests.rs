@@ -296,3 +296,30 @@ fn a_link_that_is_known_from_the_hello_is_not_waited_for_like_a_strange_one() {
     bench.detector.meet(bench.now, id, Duration::from_millis(200));
     assert_eq!(bench.detector.timeout(id), least, "probes know better");
 }
+
+#[test]
+fn a_member_that_is_counted_out_tells_nothing_of_its_link() {
+    let mut bench = Bench::new(20);
+    let id = NodeId(3);
+    let before = bench.detector.timeout(id);
+    let finding = Finding::Silent;
+    let generation = peer(id.0).generation;
+    let verdict = Verdict { subject: id, generation, turn: 1, finding, by: NodeId(1), witnesses: 3 };
+    bench.roster.judge(&verdict, bench.now);
+    bench.now = after(1_000);
+    let ask = |bench: &mut Bench, number| {
+        bench.detector.awaited.insert(number, (bench.now, id, Purpose::Attempt));
+        bench.now = bench.now + Duration::from_millis(90);
+    };
+    ask(&mut bench, 1);
+    bench.receive(id.0, Probe::Pong { number: 1, accusation: None });
+    assert_eq!(bench.detector.timeout(id), before, "it may have stood still");
+    ask(&mut bench, 2);
+    bench.roster.judge(&Verdict { turn: 2, finding: Finding::Clear, ..verdict }, bench.now);
+    bench.receive(id.0, Probe::Pong { number: 2, accusation: None });
+    assert_eq!(bench.detector.timeout(id), before, "its answer comes after the news that it is back");
+    bench.now = bench.now + Duration::from_millis(1);
+    ask(&mut bench, 3);
+    bench.receive(id.0, Probe::Pong { number: 3, accusation: None });
+    assert_ne!(bench.detector.timeout(id), before, "from now on it tells");
+}

@@ -159,6 +159,7 @@ fn the_sections_of_version_1_are_these_bytes() {
         verdict(301, Finding::Silent),
         verdict(303, Finding::Lossy),
         verdict(305, Finding::Down),
+        verdict(307, Finding::Forgotten),
     ];
     note_section(&mut vectors, "verdicts", &Section::Verdicts { until: 77, verdicts: verdicts.clone() }, |into| {
         into.verdicts(77, &verdicts).unwrap();
