@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::by_id::{ById, grow};
+use crate::by_id::ById;
 use crate::peer::{Epoch, NodeId};
 use crate::pool::{Held, Pool, Stored};
 use crate::record::{Content, Key, Owner, Version};
@@ -41,8 +42,8 @@ struct Owned {
     watermark: Version,
     /// The highest version of a tombstone that is forgotten.
     floor: Version,
-    /// By key. Most owners have one or two.
-    entries: Vec<Arc<Held>>,
+    /// By key. Most owners have one or two, which then stand here themselves.
+    entries: SmallVec<[Arc<Held>; 2]>,
     /// What came before something that is missing.
     gap: Option<Box<Gap>>,
     /// Over live entries.
@@ -116,8 +117,8 @@ fn fingerprint_of(owner: Owner, key: &Key, version: Version, content: &[u8]) -> 
 }
 
 impl Owned {
-    const fn new(epoch: Epoch) -> Self {
-        Self { epoch, watermark: 0, floor: 0, entries: Vec::new(), gap: None, sum: 0, live: 0, is_counted: false }
+    fn new(epoch: Epoch) -> Self {
+        Self { epoch, watermark: 0, floor: 0, entries: SmallVec::new(), gap: None, sum: 0, live: 0, is_counted: false }
     }
 
     fn find(&self, key: &Key) -> Result<usize, usize> {
@@ -133,7 +134,6 @@ impl Owned {
         match self.find(&held.key) {
             Ok(index) => Some(std::mem::replace(&mut self.entries[index], held)),
             Err(index) => {
-                grow(&mut self.entries);
                 self.entries.insert(index, held);
                 None
             }
@@ -145,7 +145,7 @@ impl Owned {
     }
 
     /// How many of the entries are tombstones.
-    const fn gone_len(&self) -> usize {
+    fn gone_len(&self) -> usize {
         self.entries.len() - self.live as usize
     }
 

@@ -1,9 +1,10 @@
 //! The `tidings-sim` command: runs scenarios, sweeps, random trials and experiments, and says whether all held.
 
+use std::env;
 use std::fs;
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -299,7 +300,36 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Starts this program anew with an allocator that asks for huge pages: a large world is memory in which everything is
+/// far from everything else, and almost half of its time went into finding pages. glibc takes that wish from the
+/// environment only. Where it cannot be had, the world is slower and otherwise the same.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn take_huge_pages() {
+    use std::os::unix::process::CommandExt;
+
+    const TUNABLES: &str = "GLIBC_TUNABLES";
+    const WISH: &str = "glibc.malloc.hugetlb";
+    let known = env::var(TUNABLES).unwrap_or_default();
+    if known.contains(WISH) {
+        return;
+    }
+    let wish = if known.is_empty() { format!("{WISH}=1") } else { format!("{known}:{WISH}=1") };
+    if let Ok(program) = env::current_exe() {
+        let mut anew = process::Command::new(program);
+        let mut args = env::args_os();
+        if let Some(name) = args.next() {
+            anew.arg0(name);
+        }
+        // It comes back only if it failed.
+        let _ = anew.args(args).env(TUNABLES, wish).exec();
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn take_huge_pages() {}
+
 fn main() -> ExitCode {
+    take_huge_pages();
     let done = match Cli::parse().command {
         Command::Run(args) => run_command(&args),
         Command::List => write!(io::stdout(), "{}", library::listing()).map(|()| true).map_err(Trouble::from),
