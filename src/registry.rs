@@ -36,8 +36,8 @@ pub const JOIN_MAX: usize = 256;
 /// How long a start waits to join, unless said otherwise.
 pub const JOIN_WAIT: Duration = Duration::from_secs(30);
 
-/// How long a drain lets calls in after everybody has confirmed that they know of it: a call that was picked just before
-/// is still on its way, perhaps on a busy machine.
+/// How long a drain lets calls in after everybody has confirmed that they know of it: a call that was picked just
+/// before is still on its way, perhaps on a busy machine.
 pub const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// How often members are asked whether they agree by now.

@@ -72,7 +72,7 @@ impl<P: Picks> Channel<P> {
     /// `http://HOST:PORT`.
     pub fn with_endpoints(picker: P, finish: impl Fn(Endpoint) -> Endpoint + Send + Sync + 'static) -> Self {
         let connect: Connect = Box::new(move |candidate| {
-            // A host that makes no URI is one that nobody can be reached at: the call fails, and the instance is ejected.
+            // Nobody can be reached at a host that makes no URI: the call fails, and the instance is ejected.
             let endpoint = Endpoint::from_shared(format!("http://{}", candidate.address()));
             let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from_static("http://invalid.invalid"));
             finish(endpoint).connect_lazy()

@@ -96,8 +96,8 @@ pub trait Policy<Req, Res, E> {
     /// tried once.
     fn again(&self, request: &Req) -> Option<Req>;
 
-    /// Whether it may be made twice although the first instance may have done the work. Otherwise it is tried again only
-    /// if the instance certainly did nothing.
+    /// Whether it may be made twice although the first instance may have done the work. Otherwise it is tried again
+    /// only if the instance certainly did nothing.
     fn may_repeat(&self, request: &Req) -> bool;
 
     /// What the picker is to know of it, such as its key.
