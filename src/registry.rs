@@ -36,6 +36,10 @@ pub const JOIN_MAX: usize = 256;
 /// How long a start waits to join, unless said otherwise.
 pub const JOIN_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a drain lets calls in after everybody has confirmed that they know of it: a call that was picked just
+/// before is still on its way, perhaps on a busy machine.
+pub const ON_THE_WAY: Duration = Duration::from_millis(100);
+
 /// How often members are asked whether they agree by now.
 const SURVEY_EVERY: Duration = Duration::from_millis(20);
 
@@ -687,10 +691,11 @@ impl Registry {
         &self.link.gate
     }
 
-    /// Leaves without losing a call: closes the [`gate`](Self::gate), says of every instance that it is draining, and
-    /// waits until the reachable members have confirmed that they know (for [`CONFIRM_WAIT_MAX`] at most) and until all
-    /// work that passed the gate has ended; then it [leaves](Self::leave). All of it but the goodbye takes `timeout` at
-    /// most; what is not done by then is reported, not waited for.
+    /// Leaves without losing a call. Says of every instance that it is draining, and waits until the reachable members
+    /// have confirmed that they know (for [`CONFIRM_WAIT_MAX`] at most): until then calls are let in, for nobody could
+    /// know better. A moment later, [`ON_THE_WAY`], when calls that were under way have arrived, it closes the
+    /// [`gate`](Self::gate), waits until all work that passed it has ended, and [leaves](Self::leave). All of it but
+    /// the goodbye takes `timeout` at most; what is not done by then is reported, not waited for.
     ///
     /// A member that cannot be reached is not waited for either: it is reported by name. Dropped before its end, this
     /// leaves the member draining; call it again to go on.
@@ -715,16 +720,22 @@ impl Registry {
     pub async fn drain(&self, timeout: Duration) -> Result<Drained, LeaveError> {
         let began = self.link.clock.now();
         let gate = &self.link.gate;
-        gate.close();
-        let is_over = self.after(timeout);
+        let mut is_over = pin!(self.after(timeout));
         let (done, heard) = oneshot::channel();
         self.send(Command::Drain(timeout.min(CONFIRM_WAIT_MAX), done)).map_err(|reason| LeaveError { reason })?;
         let heard = self.answer(heard).await.map_err(|reason| LeaveError { reason })?;
         let confirmed_after = self.link.clock.now().since(began);
+        let done = async {
+            if heard.confirmed + heard.unconfirmed.len() > 0 {
+                self.after(ON_THE_WAY).await;
+            }
+            gate.close();
+            gate.idle().await;
+        };
         tokio::select! {
             biased;
-            () = gate.idle() => {}
-            () = is_over => {}
+            () = done => {}
+            () = &mut is_over => gate.close(),
         }
         let Heard { confirmed, unconfirmed } = Heard::clone(&heard);
         let (calls_left, tasks_left) = (gate.calls(), gate.tasks());
@@ -1270,8 +1281,8 @@ mod tests {
         let call = b.gate().call().unwrap();
         let (draining, closed) = (b.clone(), b.gate().closed());
         let drain = tokio::spawn(async move { draining.drain(PATIENCE).await });
-        soon(closed).await;
         until(&mut seen, |web| web.healthy().is_empty() && web.all().len() == 1).await;
+        soon(closed).await;
         assert_eq!(soon(b.register(web(81))).await.unwrap_err(), RegisterError::Refused(InputError::Draining));
         assert!(b.gate().call().is_err() && !drain.is_finished(), "a call is inside");
         drop(call);

@@ -6,6 +6,7 @@
 //! - [`failover`] says when another instance is tried; with feature `net`, [`run::Caller`] makes the calls.
 //! - [`shard`] gives each key one instance, without a leader.
 //! - A [`chain::Chain`] asks several sources in turn: gossip, and what helps while that knows nothing.
+//! - With feature `tower`, `layers` has all this as services and layers; with feature `tonic`, `grpc` as a channel.
 //! - A [`discovery::Discovery`] is where the instances come from: gossip, or a list that a test or a file gives.
 //!
 //! Nothing here can tell the cluster anything: what is found about an instance stays in this process.
@@ -21,7 +22,11 @@ pub mod failover;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "tonic")]
+pub mod grpc;
 mod hash;
+#[cfg(feature = "tower")]
+pub mod layers;
 #[cfg(feature = "net")]
 pub mod names;
 mod picker;
