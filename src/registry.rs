@@ -41,7 +41,10 @@ pub const JOIN_WAIT: Duration = Duration::from_secs(30);
 pub const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// How often members are asked whether they agree by now.
-const SURVEY_EVERY: Duration = Duration::from_millis(20);
+const SURVEY_EVERY: Duration = Duration::from_millis(100);
+
+/// How long after an answer a survey looks anew: answers come many at once.
+const SURVEY_AFTER_ANSWER: Duration = Duration::from_millis(10);
 
 /// How long [`Registry::agreement`] waits for answers.
 const SURVEY_WAIT: Duration = Duration::from_millis(250);
@@ -669,15 +672,23 @@ impl Registry {
     pub async fn agreed(&self, min: f64, within: Duration) -> Result<Agreement, StopReason> {
         let mut is_over = pin!(self.after(within));
         loop {
+            let mut surveyed = pin!(self.link.surveyed.notified());
+            // Listens before it looks: what is answered in between is not missed.
+            surveyed.as_mut().enable();
             let (done, agreement) = oneshot::channel();
             self.send(Command::Survey(done))?;
             let agreement = self.answer(agreement).await?;
             if agreement.share() >= min {
                 return Ok(agreement);
             }
+            let answered = async {
+                surveyed.await;
+                self.after(SURVEY_AFTER_ANSWER).await;
+            };
             tokio::select! {
                 biased;
                 () = &mut is_over => return Ok(agreement),
+                () = answered => {}
                 () = self.after(SURVEY_EVERY) => {}
                 // No timer tells a member that stopped.
                 reason = self.stopped() => return Err(reason),

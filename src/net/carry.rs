@@ -67,6 +67,8 @@ pub(crate) struct Carrier {
     stop: Option<StopReason>,
     /// Who waits until everybody has heard that this member drains: one for each caller.
     drains: Vec<oneshot::Sender<Arc<Heard>>>,
+    /// What was told of the answers to surveys.
+    survey_heard: u64,
     /// Members came, went or changed since this was last taken.
     members_changed: bool,
     /// Services changed since this was last taken.
@@ -103,6 +105,7 @@ impl Carrier {
             forgets: BTreeMap::new(),
             stop: None,
             drains: Vec::new(),
+            survey_heard: 0,
             members_changed: false,
             services_changed: false,
             ring_changed: None,
@@ -189,6 +192,10 @@ impl Carrier {
             self.tell(&mut outbox.events);
         }
         self.link.note_peer(self.node.peer());
+        let heard = self.node.survey_heard();
+        if std::mem::replace(&mut self.survey_heard, heard) < heard {
+            self.link.surveyed.notify_waiters();
+        }
     }
 
     fn ask(&mut self, Request { token, to, bytes }: Request) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::advertise::{Advertise, AdvertiseError};
@@ -197,6 +197,8 @@ pub(crate) struct Link {
     pub(crate) saved: Option<SavedView>,
     /// Where the program's work passes.
     pub(crate) gate: Gate,
+    /// A member answered a survey.
+    pub(crate) surveyed: Notify,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
     /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
@@ -419,6 +421,7 @@ impl Driver {
             reader: view.reader(),
             hub: Hub::new(),
             gate: Gate::new(),
+            surveyed: Notify::new(),
             keyring: watch::Sender::new(plan.trust.ring.clone()),
             is_insecure: match &plan.trust.ring {
                 Some(_) => plan.trust.plaintext.is_accepted(),

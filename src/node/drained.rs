@@ -117,6 +117,27 @@ fn a_survey_asks_so_many_at_once_and_the_others_next() {
 }
 
 #[test]
+fn a_survey_does_not_ask_again_who_was_asked_just_now() {
+    let mut nodes = Nodes::joined(4);
+    nodes.run(Duration::from_secs(1));
+    nodes.stop(4);
+    let sent_by_a_survey = |nodes: &mut Nodes| {
+        let sent = nodes.node(2).counters().datagrams_sent;
+        nodes.tell(addr(2), Input::Survey).expect("it runs");
+        nodes.node(2).counters().datagrams_sent - sent
+    };
+    assert_eq!(sent_by_a_survey(&mut nodes), 3);
+    let heard = nodes.node(2).survey_heard();
+    assert_eq!((heard, nodes.node(2).agreement().agreeing), (2, 3), "one is silent");
+    for _ in 0..7 {
+        nodes.run(Duration::from_millis(20));
+        assert_eq!(sent_by_a_survey(&mut nodes), 0);
+    }
+    nodes.run(Duration::from_millis(20));
+    assert_eq!(sent_by_a_survey(&mut nodes), 1, "its time is over");
+}
+
+#[test]
 fn nobody_can_give_notice_for_another() {
     let mut nodes = Nodes::joined(3);
     let owner = Owner { id: NodeId(3), epoch: nodes.node(3).peer().epoch() };

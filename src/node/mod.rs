@@ -52,7 +52,7 @@ pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
 pub use forget::FORGETS_MAX;
 use survey::Survey;
-pub use survey::{Agreement, SURVEYED_AT_ONCE};
+pub use survey::{ASK_AGAIN_AFTER, Agreement, SURVEYED_AT_ONCE};
 pub use verdicts::{PARTITION_HOLD, Reachability};
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.

@@ -9,8 +9,11 @@ use crate::peer::NodeId;
 use crate::time::Time;
 use crate::wire::Fingerprints;
 
-/// Members asked at once by one survey; further ones by the next.
+/// Members asked and not heard since, at the most; further ones are asked as these answer, or have had their time.
 pub const SURVEYED_AT_ONCE: usize = 256;
+
+/// Who was asked is not asked again for this long, or the time that its answer may take, if that is longer.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_millis(150);
 
 /// Answers are kept for this long after the last survey.
 const ANSWERS_KEPT: Duration = Duration::from_secs(10);
@@ -34,9 +37,19 @@ impl Agreement {
 /// What members said of late.
 #[derive(Debug)]
 pub(super) struct Survey {
-    asked: Time,
+    began: Time,
+    asked: BTreeMap<NodeId, Asked>,
+    /// Counts what was news among the answers.
+    heard: u64,
     /// Records and members, as fingerprints.
     answers: BTreeMap<NodeId, (u64, u64)>,
+}
+
+/// When a member was asked last.
+#[derive(Debug)]
+struct Asked {
+    at: Time,
+    has_answered: bool,
 }
 
 impl Node {
@@ -47,38 +60,59 @@ impl Node {
         Agreement { members, agreeing }
     }
 
+    /// Moves on when a member says something else than it said last, since [`Input::Survey`](crate::effect::Input).
+    pub fn survey_heard(&self) -> u64 {
+        self.survey.as_ref().map_or(0, |survey| survey.heard)
+    }
+
     fn agrees(&self, id: NodeId) -> bool {
         let ours = (self.table.fingerprint(), self.members_fingerprint());
         self.survey.as_ref().is_some_and(|survey| survey.answers.get(&id) == Some(&ours))
     }
 
-    /// Asks those that do not agree yet, the ones that have said nothing first.
+    /// Asks those that do not agree yet, the ones that have said nothing first, and nobody who was asked just now.
     pub(super) fn begin_survey(&mut self, now: Time, out: &mut Outbox) -> Result<(), InputError> {
         if self.has_left {
             return Err(InputError::HasLeft);
         }
-        let has_said = |id: NodeId| self.survey.as_ref().is_some_and(|survey| survey.answers.contains_key(&id));
-        let open = self.roster.present().map(|entry| entry.peer).filter(|peer| !self.agrees(peer.id));
-        let mut open: Vec<_> = open.map(|peer| (has_said(peer.id), peer)).collect();
+        let new = || Survey { began: now, asked: BTreeMap::new(), heard: 0, answers: BTreeMap::new() };
+        self.survey.get_or_insert_with(new).began = now;
+        let Some(survey) = &self.survey else { return Ok(()) };
+        let is_due = |id: NodeId| {
+            let again = self.detector.rtt(id).map_or(ASK_AGAIN_AFTER, |rtt| rtt.timeout(ASK_AGAIN_AFTER));
+            survey.asked.get(&id).is_none_or(|asked| now.since(asked.at) >= again)
+        };
+        let unheard = survey.asked.iter().filter(|(id, asked)| !asked.has_answered && !is_due(**id)).count();
+        let open =
+            self.roster.present().map(|entry| entry.peer).filter(|peer| !self.agrees(peer.id) && is_due(peer.id));
+        let mut open: Vec<_> = open.map(|peer| (survey.answers.contains_key(&peer.id), peer)).collect();
         open.sort_by_key(|(has_said, peer)| (*has_said, peer.id));
-        self.survey.get_or_insert_with(|| Survey { asked: now, answers: BTreeMap::new() }).asked = now;
-        for (_, peer) in open.iter().take(SURVEYED_AT_ONCE) {
-            self.send_echo(peer, out);
+        open.truncate(SURVEYED_AT_ONCE.saturating_sub(unheard));
+        for (_, peer) in open {
+            if let Some(survey) = &mut self.survey {
+                survey.asked.insert(peer.id, Asked { at: now, has_answered: false });
+            }
+            self.send_echo(&peer, out);
         }
         Ok(())
     }
 
     pub(super) fn note_fingerprints(&mut self, from: NodeId, theirs: Fingerprints) {
         if let Some(survey) = &mut self.survey {
-            survey.answers.insert(from, (theirs.records, theirs.members));
+            let said = (theirs.records, theirs.members);
+            survey.heard += u64::from(survey.answers.insert(from, said) != Some(said));
+            if let Some(asked) = survey.asked.get_mut(&from) {
+                asked.has_answered = true;
+            }
         }
     }
 
     pub(super) fn end_survey(&mut self, now: Time) {
-        self.survey.take_if(|survey| now.since(survey.asked) > ANSWERS_KEPT);
+        self.survey.take_if(|survey| now.since(survey.began) > ANSWERS_KEPT);
         let roster = &self.roster;
         if let Some(survey) = &mut self.survey {
             survey.answers.retain(|id, _| roster.get(*id).is_some());
+            survey.asked.retain(|id, _| roster.get(*id).is_some());
         }
     }
 }
