@@ -74,9 +74,7 @@ impl Node {
         self.is_draining = true;
         self.stop_serving(now, out);
         self.flush(now, out);
-        let parcels = self.parcels();
-        let first = self.next_notice;
-        self.next_notice = first.wrapping_add(u32::try_from(parcels.len()).unwrap_or(u32::MAX));
+        let (parcels, first) = self.numbered_parcels();
         let waiting = if parcels.is_empty() { BTreeMap::new() } else { self.others_present(now) };
         let until = now + within;
         self.notice = Some(Notice {
@@ -135,6 +133,27 @@ impl Node {
         parcels
     }
 
+    /// The parcels, and the number of the first.
+    fn numbered_parcels(&mut self) -> (Vec<Vec<Key>>, u32) {
+        let parcels = self.parcels();
+        let first = self.next_notice;
+        self.next_notice = first.wrapping_add(u32::try_from(parcels.len()).unwrap_or(u32::MAX));
+        (parcels, first)
+    }
+
+    /// Begins anew with everybody who has not confirmed all: the own records are others than those that were packed.
+    pub(super) fn repack_notice(&mut self, now: Time) {
+        if self.notice.is_none() {
+            return;
+        }
+        let (parcels, first) = self.numbered_parcels();
+        let Some(notice) = &mut self.notice else { return };
+        (notice.parcels, notice.first, notice.next_at) = (parcels, first, now);
+        for one in notice.waiting.values_mut() {
+            *one = Waiting { next: 0, send_at: now, pause: NOTICE_REPEAT };
+        }
+    }
+
     fn own_record(&self, key: &Key) -> Option<Vec<u8>> {
         let (version, body) = self.table.body(self.owner(), key)?;
         Some(Record::encode(self.owner(), key, version, body))
@@ -163,16 +182,23 @@ impl Node {
 
     /// Sends a member the next of what it has not confirmed; drops one that cannot be reached.
     fn send_notice(&mut self, now: Time, id: NodeId, out: &mut Outbox) {
-        let to = self.roster.get(id).filter(|entry| entry.state == MemberState::Reachable).map(|entry| entry.peer);
+        let to = self.roster.get(id).filter(|_| self.is_awaited(id)).map(|entry| entry.peer);
         let Some(to) = to else { return self.drop_unreachable(id) };
+        let Some(notice) = &self.notice else { return };
+        let Some(one) = notice.waiting.get(&id) else { return };
+        let keys = notice.parcels.get(one.next).map_or(&[][..], Vec::as_slice);
+        let records: Vec<_> = keys.iter().filter_map(|key| self.own_record(key)).collect();
+        if records.len() > 1 && records.iter().map(Vec::len).sum::<usize>() > NOTICE_RECORDS_BYTES_MAX {
+            // What it holds has become larger since: all goes again, in parcels that fit.
+            return self.repack_notice(now);
+        }
         let Some(notice) = &mut self.notice else { return };
         let Some(one) = notice.waiting.get_mut(&id) else { return };
         let is_repeat = one.pause > NOTICE_REPEAT;
         one.send_at = now + one.pause;
         one.pause = (one.pause * 2).min(NOTICE_REPEAT_MAX);
+        notice.next_at = notice.next_at.min(one.send_at);
         let number = notice.first.wrapping_add(u32::try_from(one.next).unwrap_or(u32::MAX));
-        let keys = notice.parcels.get(one.next).cloned().unwrap_or_default();
-        let records: Vec<_> = keys.iter().filter_map(|key| self.own_record(key)).collect();
         self.counters.notices_sent += 1;
         self.counters.notices_repeated += u64::from(is_repeat);
         self.send(&to, out, |filling| filling.notice(number, records.iter().map(Vec::as_slice)));
@@ -206,8 +232,9 @@ impl Node {
         out.events.push(Event::Drained(Arc::new(Heard { confirmed: notice.confirmed, unconfirmed })));
     }
 
+    /// Whom we alone cannot reach, others can, and it goes on calling: it is waited for.
     fn is_awaited(&self, id: NodeId) -> bool {
-        self.roster.get(id).is_some_and(|entry| entry.state == MemberState::Reachable)
+        self.roster.is_reachable(id)
     }
 
     /// Takes in what a member says of its own, and confirms it once it is here whole: the content of a large record

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tests::{Nodes, addr};
 use super::{Agreement, NOTICES_AT_ONCE, SURVEYED_AT_ONCE};
-use crate::effect::{Event, Heard, Input, InputError, WhyUnconfirmed};
+use crate::effect::{Event, Heard, Input, InputError, Outbox, WhyUnconfirmed};
 use crate::peer::NodeId;
 use crate::record::{Content, Instance, Key, Owner, Status};
 use crate::wire::{Header, Kind, Outgoing, Record, cluster_tag};
@@ -87,6 +87,37 @@ fn a_member_that_is_silent_is_told_again_and_named_at_the_end() {
     assert_eq!((&*silent.name, silent.id, silent.why), ("n4", NodeId(4), WhyUnconfirmed::Silent));
     assert!(nodes.node(2).counters().notices_repeated >= 2);
     assert_eq!(nodes.node(2).unconfirmed_len(), 0);
+}
+
+#[test]
+fn a_member_that_only_we_cannot_reach_is_waited_for() {
+    let mut nodes = Nodes::joined(3);
+    nodes.tell(addr(2), Input::Register(instance("web"))).expect("it fits");
+    nodes.run(Duration::from_secs(1));
+    let now = nodes.now();
+    assert!(nodes.node_mut(2).roster.suspect(NodeId(3), true, now));
+    nodes.tell(addr(2), Input::Drain(WITHIN)).expect("it runs");
+    let heard = heard(&nodes).expect("messages take no time here");
+    assert_eq!((heard.confirmed, heard.unconfirmed.len()), (2, 0));
+}
+
+/// The records are then larger than when they were packed.
+#[test]
+fn a_drain_goes_on_with_the_records_of_a_larger_epoch() {
+    let mut nodes = Nodes::joined(3);
+    for n in 0..40 {
+        nodes.tell(addr(2), Input::Register(instance(&format!("web-{n}")))).expect("it fits");
+    }
+    nodes.run(Duration::from_secs(1));
+    nodes.stop(3);
+    nodes.tell(addr(2), Input::Drain(WITHIN)).expect("it runs");
+    assert_eq!(nodes.node(2).unconfirmed_len(), 1);
+    let (now, sent) = (nodes.now(), nodes.node(2).counters().notices_sent);
+    nodes.node_mut(2).take_epoch(now, 1 << 40, &mut Outbox::default());
+    nodes.run(Duration::from_millis(500));
+    assert!(nodes.node(2).counters().notices_sent > sent);
+    nodes.run(WITHIN);
+    assert_eq!(heard(&nodes).expect("its time is over").confirmed, 1);
 }
 
 #[test]

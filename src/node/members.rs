@@ -299,7 +299,7 @@ impl Node {
     }
 
     /// Goes on as a later start than `known`: what we state is stated anew.
-    fn take_epoch(&mut self, now: Time, known: Epoch, out: &mut Outbox) {
+    pub(super) fn take_epoch(&mut self, now: Time, known: Epoch, out: &mut Outbox) {
         let generation = Generation::first(known + 1);
         let me = Peer { generation, ..self.peer() };
         if let Err(error) = self.swim.rename(now, me) {
@@ -498,6 +498,7 @@ impl Node {
         for (key, bytes) in kept {
             self.restate_record(now, key, Body::Live(bytes));
         }
+        self.repack_notice(now);
         self.flush(now, out);
     }
 

@@ -87,6 +87,10 @@ impl Nodes {
         &self.events
     }
 
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
     pub(super) fn node(&self, n: u16) -> &Node {
         &self.nodes[&addr(n)]
     }
