@@ -590,7 +590,8 @@ impl Node {
                 |entry: &crate::roster::Entry| entry.state == MemberState::Down && entry.peer.generation == generation;
             if self.roster.is_buried(peer.id, generation) || self.roster.get(peer.id).is_some_and(is_gone) {
                 // An operator's word is passed on as such; it counts where a split would hold everybody.
-                let standing = self.roster.get(peer.id).map(|entry| entry.standing);
+                let entry = self.roster.get(peer.id).filter(|entry| entry.peer.generation == generation);
+                let standing = entry.map(|entry| entry.standing);
                 let forgotten = standing.filter(|standing| standing.finding == Finding::Forgotten);
                 let down = Verdict { turn: turn | 1, finding: Finding::Down, by: self.config.id, ..verdict };
                 buried.push(forgotten.map_or(down, |standing| standing.verdict(peer.id, generation)));
