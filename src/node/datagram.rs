@@ -249,7 +249,13 @@ impl Node {
             return Err(InputError::NotAccepted("too many hellos"));
         }
         if header.sender == self.config.id && !header.is_from(&self.peer()) {
-            self.on_own_id(now, from, &hello.peer(header), out);
+            let (rival, me) = (Peer { addr: from, ..hello.peer(header) }, self.peer());
+            if (rival.epoch(), rival.nonce) > (me.epoch(), me.nonce) {
+                // It may be a recording of an earlier start of ours: what lives answers, and that is the proof.
+                self.contacts.ask(from, now, &mut self.rng);
+            } else {
+                self.on_own_id(now, from, &rival, out);
+            }
         }
         self.say(Kind::HelloBack, from, hello.cookie, out);
         Ok(())
