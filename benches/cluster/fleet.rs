@@ -64,6 +64,7 @@ const UNUSUAL: &[&str] = &[
     "driver_sends_failed",
     "driver_requests_refused",
     "driver_inbound_refused",
+    "saved_view_left_out",
 ];
 
 /// Why an experiment could not go on.

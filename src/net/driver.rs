@@ -597,7 +597,10 @@ impl Driver {
                 }
             }
             Command::Stats(done) => {
-                let _ = done.send(self.carrier.stats());
+                let mut stats = self.carrier.stats();
+                stats.driver.saved_view_left_out =
+                    self.keeper.as_ref().map_or(0, |keeper| keeper.left_out.load(Ordering::Relaxed));
+                let _ = done.send(stats);
             }
             Command::Explain(id, done) => {
                 let _ = done.send(self.carrier.explain(self.link.clock.now(), id));
@@ -757,6 +760,8 @@ struct Keeper {
     tell: watch::Sender<Known>,
     task: JoinHandle<()>,
     kept_at: Option<Time>,
+    /// Instances that the saved view had no room for when it was last written.
+    left_out: Arc<AtomicU64>,
 }
 
 impl Keeper {
@@ -784,8 +789,10 @@ impl Keeper {
         });
         let dir = Arc::new(Mutex::new(dir));
         let (tell, told) = watch::channel(Known { epoch: start.epoch, members: start.peers, ring: None, view: 0 });
-        let task = tokio::spawn(keep(Arc::clone(&dir), told, configured, (view, start.id)));
-        Ok((Self { dir, tell, task, kept_at: None }, saved))
+        let left_out = Arc::new(AtomicU64::new(0));
+        let view = ViewToKeep { view, me: start.id, left_out: Arc::clone(&left_out) };
+        let task = tokio::spawn(keep(Arc::clone(&dir), told, configured, view));
+        Ok((Self { dir, tell, task, kept_at: None, left_out }, saved))
     }
 
     fn keep_at(&mut self, now: Time, carrier: &mut Carrier) {
@@ -867,12 +874,31 @@ fn take_kept_ring(dir: &DataDir, trust: &mut Trust, now: u64) -> Result<(), Kept
     Ok(())
 }
 
+/// What is known of the services of others, to be written down.
+#[derive(Clone)]
+struct ViewToKeep {
+    view: Reader,
+    me: NodeId,
+    left_out: Arc<AtomicU64>,
+}
+
+impl ViewToKeep {
+    fn save(&self, dir: &DataDir) -> Result<(), KeptError> {
+        let left_out = dir.save_view(&self.view, self.me, unix_ms() / 1_000)? as u64;
+        if self.left_out.swap(left_out, Ordering::Relaxed) == 0 && left_out > 0 {
+            tracing::warn!(target: NODE_LOG, left_out,
+                "the saved view has no room for all instances: those of the last services by name are left out");
+        }
+        Ok(())
+    }
+}
+
 /// Writes down whatever it is told, or the newest of it; tries again while that fails.
 async fn keep(
     dir: Arc<Mutex<DataDir>>,
     mut told: watch::Receiver<Known>,
     configured: Option<Keyring>,
-    (view, me): (Reader, NodeId),
+    view: ViewToKeep,
 ) {
     let mut has_failed = false;
     let mut ring_kept = None;
@@ -892,7 +918,7 @@ async fn keep(
         let save = move || {
             let mut dir = dir.lock().unwrap_or_else(PoisonError::into_inner);
             let ring = new_ring.map_or(Ok(()), |(ring, configured)| dir.save_ring(&ring, &configured));
-            let view = new_view.map_or(Ok(()), |view| dir.save_view(&view, me, unix_ms() / 1_000));
+            let view = new_view.map_or(Ok(()), |view| view.save(&dir));
             dir.save(epoch, &members).and(ring).and(view)
         };
         let saved = tokio::task::spawn_blocking(save).await;

@@ -11,25 +11,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::kept::{DataDir, KeptError, io_error, set_aside};
+use super::kept::{DataDir, KeptError, io_error};
 use crate::effect::Event;
 use crate::peer::{Epoch, Evidence, Generation, Member, MemberState, NodeId, Peer};
 use crate::record::Instance;
-use crate::view::{Kept, Reader, Service, View};
+use crate::view::{Kept, Reader, Service, Status, View};
 
 /// The format of the file that this version writes, and the newest that it reads.
 pub const VIEW_FORMAT: u32 = 1;
 
-/// Instances that are written down; of more, those of the first services by name.
+/// Instances that are written down; of more, those of the first services by name. The others are counted, and logged.
 pub const SAVED_INSTANCES_MAX: usize = 65_536;
 
-/// Bytes of a saved view that is read at all.
+/// Bytes of a saved view that is written, or read at all: instances that do not fit are left out as above.
 pub const VIEW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes of the file beside members and instances: names of its fields, and numbers.
+const FRAME_BYTES: u64 = 256;
 
 /// A saved view that is older than this is not read: what it names has most likely gone elsewhere.
 pub const SAVED_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 const VIEW: &str = "view.json";
+/// What could not be read last: of several, the newest is enough to see why.
+const VIEW_CORRUPT: &str = "view.json.corrupt";
 const VIEW_NEW: &str = "view.json.new";
 
 /// What an earlier start of this member knew of the others' services. All of it is stale, and says so: lookups find no
@@ -132,24 +137,30 @@ impl DataDir {
     pub(super) fn saved_view(&self, now: u64) -> Result<Option<SavedView>, SavedError> {
         let saved = SavedView::read(self.path(), now);
         if let Err(SavedError::Corrupt) = saved {
-            set_aside(self.path(), VIEW, now)?;
+            let path = self.path().join(VIEW);
+            fs::rename(&path, self.path().join(VIEW_CORRUPT)).map_err(io_error("set aside", &path))?;
         }
         saved
     }
 
-    /// Writes down what is known of the services of others, in place of what was. A view that knows nobody else is not
-    /// written: it proves nothing about those that were known.
+    /// Writes down what is known of the services of others, in place of what was; gives how many instances were left
+    /// out for their number or bytes. A view of a member that has not joined, or that knows nothing of others, is not
+    /// written: it proves nothing about what was known.
     ///
     /// # Errors
     /// [`KeptError::Io`]; what was saved before is still there, whole.
-    pub(super) fn save_view(&self, view: &Reader, me: NodeId, now: u64) -> Result<(), KeptError> {
-        if self.is_closed() || view.members().iter().all(|member| member.peer.id == me) {
-            return Ok(());
+    pub(super) fn save_view(&self, view: &Reader, me: NodeId, now: u64) -> Result<usize, KeptError> {
+        if self.is_closed() || view.status() == Status::Joining {
+            return Ok(0);
         }
-        let state = State::of(&view.services(), me, now);
+        let (state, left_out) = State::of(&view.services(), me, now, VIEW_BYTES_MAX);
+        if state.members.is_empty() {
+            return Ok(left_out);
+        }
         let kept = Saved { format: VIEW_FORMAT, checksum: state.checksum(), state };
         let text = serde_json::to_vec(&kept).expect("names, numbers and texts are always written");
-        self.replace(VIEW_NEW, VIEW, &text, false)
+        self.replace(VIEW_NEW, VIEW, &text, false)?;
+        Ok(left_out)
     }
 }
 
@@ -178,29 +189,43 @@ struct SavedMember {
 }
 
 impl State {
-    /// What others offer that serves, whether they answer just now or not.
-    fn of(services: &[Arc<Service>], me: NodeId, now: u64) -> Self {
+    /// What others offer that serves, whether they answer just now or not, as far as the file stays within
+    /// `bytes_max`; and how many instances it has no room for.
+    fn of(services: &[Arc<Service>], me: NodeId, now: u64, bytes_max: u64) -> (Self, usize) {
         let offered = services.iter().flat_map(|service| service.all());
-        let offered = offered.filter(|o| o.member.peer.id != me && o.instance.status.is_serving());
+        let mut offered = offered.filter(|o| o.member.peer.id != me && o.instance.status.is_serving()).peekable();
         let mut members = std::collections::BTreeMap::<NodeId, SavedMember>::new();
-        for offered in offered.take(SAVED_INSTANCES_MAX) {
-            let Member { peer, name, zone, .. } = &*offered.member;
-            let member = members.entry(peer.id).or_insert_with(|| SavedMember {
+        let (mut instances, mut bytes) = (0, FRAME_BYTES);
+        while let Some(next) = offered.peek() {
+            let Member { peer, name, zone, .. } = &*next.member;
+            let member = SavedMember {
                 id: peer.id,
                 epoch: peer.epoch(),
                 addr: peer.addr,
                 name: Arc::clone(name),
                 zone: Arc::clone(zone),
                 offers: Vec::new(),
-            });
-            member.offers.push(Instance::clone(&offered.instance));
+            };
+            let head = if members.contains_key(&peer.id) { 0 } else { json_bytes(&member) };
+            let more = head + json_bytes(&*next.instance);
+            if instances == SAVED_INSTANCES_MAX || bytes + more > bytes_max {
+                break;
+            }
+            (instances, bytes) = (instances + 1, bytes + more);
+            members.entry(peer.id).or_insert(member).offers.push(Instance::clone(&next.instance));
+            offered.next();
         }
-        Self { saved_at: now, members: members.into_values().collect() }
+        (Self { saved_at: now, members: members.into_values().collect() }, offered.count())
     }
 
     fn checksum(&self) -> u64 {
         xxh3_64(&serde_json::to_vec(self).expect("names, numbers and texts are always written"))
     }
+}
+
+/// What a part takes in the file, with its comma.
+fn json_bytes(part: &impl Serialize) -> u64 {
+    serde_json::to_vec(part).expect("names, numbers and texts are always written").len() as u64 + 1
 }
 
 fn parse(bytes: &[u8]) -> Result<State, SavedError> {
@@ -302,9 +327,43 @@ mod tests {
             assert!(matches!(dir.saved_view(NOW), Err(SavedError::Corrupt)));
             assert!(!file.exists() && dir.saved_view(NOW).unwrap().is_none());
         }
+        let names = fs::read_dir(path.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let aside = names.filter(|name| name.to_string_lossy().contains("corrupt")).count();
+        assert_eq!(aside, 1, "one is enough");
         fs::write(&file, r#"{"format": 2, "more": true}"#).unwrap();
         assert!(matches!(dir.saved_view(NOW), Err(SavedError::NewerFormat { found: 2 })));
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_view_is_written_within_its_bytes_and_tells_what_was_left_out() {
+        let offers: Vec<_> = (0..50).map(|n| offer(2, &format!("i{n:02}"), Status::Passing)).collect();
+        let reader = view(&[&[member(2)][..], &offers].concat());
+        let (path, dir) = dir();
+        for bytes_max in [0, 300, 2_000, 5_000, 100_000] {
+            let (state, left_out) = State::of(&reader.services(), ME, NOW, bytes_max);
+            let kept: usize = state.members.iter().map(|member| member.offers.len()).sum();
+            assert_eq!(kept + left_out, 50);
+            assert_eq!((kept == 0, left_out == 0), (bytes_max <= 300, bytes_max == 100_000), "{bytes_max}: {kept}");
+            let text = serde_json::to_vec(&Saved { format: VIEW_FORMAT, checksum: state.checksum(), state }).unwrap();
+            assert!(kept == 0 || text.len() as u64 <= bytes_max, "{bytes_max}: {}", text.len());
+        }
+        assert_eq!(dir.save_view(&reader, ME, NOW).unwrap(), 0);
+        assert!(path.path().join(VIEW).exists());
+    }
+
+    #[test]
+    fn a_view_of_a_member_that_has_not_joined_or_knows_of_nothing_replaces_none() {
+        let (_path, dir) = dir();
+        let known = [member(2), offer(2, "a", Status::Passing), offer(2, "b", Status::Passing)];
+        dir.save_view(&view(&known), ME, NOW).unwrap();
+        let mut joining = View::new();
+        known[..2].iter().for_each(|event| joining.apply(event));
+        joining.publish();
+        for nearly_nothing in [joining.reader(), view(&known[..1])] {
+            dir.save_view(&nearly_nothing, ME, NOW + 1).unwrap();
+            assert_eq!(dir.saved_view(NOW + 2).unwrap().expect("it was saved").len(), 2);
+        }
     }
 
     proptest! {

@@ -36,6 +36,9 @@ pub struct DriverStats {
     pub requests_refused: u64,
     /// Questions of others that were refused, because too many were open.
     pub inbound_refused: u64,
+    /// Instances that the saved view had no room for when it was last written, see
+    /// [`VIEW_BYTES_MAX`](super::kept_view::VIEW_BYTES_MAX).
+    pub saved_view_left_out: u64,
 }
 
 impl DriverStats {
@@ -238,7 +241,7 @@ impl Stats {
         [("is_draining", draining), ("work_calls", calls), ("work_tasks", tasks), ("work_refused", refused)]
     }
 
-    fn of_driver_and_view(&self) -> [(&'static str, u64); 22] {
+    fn of_driver_and_view(&self) -> [(&'static str, u64); 23] {
         let (driver, view) = (&self.driver, &self.view);
         [
             ("health_score", self.health.score),
@@ -258,6 +261,7 @@ impl Stats {
             ("driver_sends_failed", driver.sends_failed),
             ("driver_requests_refused", driver.requests_refused),
             ("driver_inbound_refused", driver.inbound_refused),
+            ("saved_view_left_out", driver.saved_view_left_out),
             ("view_members", view.members as u64),
             ("view_services", view.services as u64),
             ("view_instances", view.instances as u64),
