@@ -743,13 +743,16 @@ impl Registry {
             gate.close();
             gate.idle().await;
         };
-        tokio::select! {
+        let (calls_left, tasks_left) = tokio::select! {
             biased;
-            () = done => {}
-            () = &mut is_over => gate.close(),
-        }
+            // Not counted anew: whoever is refused is counted for a moment.
+            () = done => (0, 0),
+            () = &mut is_over => {
+                gate.close();
+                (gate.calls(), gate.tasks())
+            }
+        };
         let Heard { confirmed, unconfirmed } = Heard::clone(&heard);
-        let (calls_left, tasks_left) = (gate.calls(), gate.tasks());
         let took = self.link.clock.now().since(began);
         self.leave().await?;
         Ok(Drained { confirmed, unconfirmed, confirmed_after, calls_left, tasks_left, took })
@@ -886,6 +889,17 @@ impl Watch {
     /// The service as last told: at the start of the watch, or by [`changed`](Self::changed).
     pub fn current(&self) -> &Arc<Service> {
         &self.seen
+    }
+
+    /// Waits until the member has joined, and looks anew: before that, whoever looks sees itself alone.
+    pub(crate) async fn joined(&mut self) -> Result<(), StopReason> {
+        if let Status::Stopped(reason) = self.link.reached(|status| *status != Status::Joining).await {
+            return Err(reason);
+        }
+        if let Some(news) = &mut self.news {
+            self.seen = Arc::clone(&news.borrow_and_update());
+        }
+        Ok(())
     }
 
     /// Waits until the service is published anew, though none of its instances may have changed.
@@ -1280,6 +1294,28 @@ mod tests {
         }
         assert_eq!(soon(of_b.next()).await.expect("its last keys").gained, [""; 0]);
         assert!(of_b.held().is_empty() && soon(of_b.next()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_has_not_joined_holds_no_key() {
+        use crate::select::Selector;
+        use crate::select::shard::Moves;
+
+        let (_silent, seed) = silent();
+        let builder = Registry::builder("registry-test", "alone").join([seed.to_string()]);
+        let alone = soon(builder.join_policy(JoinPolicy::Background).start()).await.unwrap();
+        let _instance = soon(alone.register(web(80))).await.unwrap();
+        until(&mut alone.watch("web"), |web| web.all().len() == 1).await;
+        assert_eq!(alone.status(), Status::Joining);
+        let mut moves = Moves::of(&alone, "web", Selector::new(), ["a", "b"]);
+        tokio::select! {
+            biased;
+            moved = moves.next() => panic!("it has not joined: {moved:?}"),
+            () = async {} => {}
+        }
+        assert!(moves.held().is_empty());
+        soon(alone.leave()).await.unwrap();
+        assert!(soon(moves.next()).await.is_none());
     }
 
     #[tokio::test]

@@ -426,9 +426,14 @@ impl Carrier {
         }
         if is_ready {
             self.view.ready();
-            self.link.tell_status();
+            // A view of which some was not saved while it was joining.
+            self.services_changed = true;
         }
         self.link.hub.tell(services, events.drain(..));
+        if is_ready {
+            // Last: whoever waited for it finds in its watches what the view shows.
+            self.link.tell_status();
+        }
     }
 
     /// Tells everybody that this member takes no new work; `done` hears who confirmed it, and is dropped if the node
@@ -496,9 +501,14 @@ impl Carrier {
         waiting.retain(|done| !done.is_closed());
         waiting.push(done);
         if let Err(error) = self.hand(Input::Forget(id)) {
-            for done in self.forgets.remove(&id).into_iter().flatten() {
+            // Whoever asked earlier may have a case that goes on: it was refused to the newest alone.
+            let waiting = self.forgets.entry(id).or_default();
+            if let Some(done) = waiting.pop() {
                 // Fails only when who asked has gone.
-                let _ = done.send(Err(error.clone()));
+                let _ = done.send(Err(error));
+            }
+            if waiting.is_empty() {
+                self.forgets.remove(&id);
             }
         }
     }

@@ -205,11 +205,15 @@ impl<K: AsRef<[u8]> + Clone + Ord> Moves<K> {
     }
 
     /// Waits until a key is gained or lost, and tells which; may be dropped and called again without losing anything.
-    /// While the member is cut off it holds nothing: others may have taken over. Once it stops, its last keys are
-    /// lost, and then this is `None`.
+    /// While the member is joining, or cut off, it holds nothing: others may have taken over. Once it stops, its last
+    /// keys are lost, and then this is `None`.
     pub async fn next(&mut self) -> Option<Moved<K>> {
         loop {
             let watch = self.watch.as_mut()?;
+            if watch.joined().await.is_err() {
+                self.watch = None;
+                return Some(self.keeper.give_up()).filter(|moved| !moved.is_empty());
+            }
             let service = watch.current();
             let moved = if service.kept() == Some(crate::view::Kept::Isolated) {
                 self.keeper.give_up()
