@@ -13,7 +13,7 @@ use super::*;
 use crate::effect::{GoneReason, StreamFailure};
 use crate::record::Instance;
 use crate::wire::pretend;
-use crate::wire::{BodyRef, HEADER_BYTES, Header, Kind, Outgoing};
+use crate::wire::{BodyRef, HEADER_BYTES, Header, Hello, Kind, Outgoing};
 
 pub(super) struct Nodes {
     now: Time,
@@ -166,6 +166,21 @@ impl Nodes {
         let first = digests.next();
         digests.all(|digest| Some(digest) == first)
     }
+}
+
+#[test]
+fn a_recorded_hello_of_a_later_start_of_our_own_stops_nobody() {
+    let mut nodes = Nodes::joined(3);
+    let me = nodes.node(2).peer();
+    let earlier = Peer { generation: Generation::first(9), nonce: 77, ..me };
+    let mut hello = Outgoing::new(&Header::new(Kind::Hello, cluster_tag("test"), &earlier, 1));
+    let said = Hello { generation: earlier.generation, addr: me.addr, wire: Node::wire_range(), cookie: 5 };
+    hello.hello(&said).expect("a hello fits a datagram");
+    let bytes = hello.finish();
+    nodes.tell(addr(2), Input::Datagram { from: addr(99), bytes: &bytes }).expect("it is a hello");
+    nodes.run(Duration::from_secs(10));
+    assert!(!nodes.events_of(2).any(|event| matches!(event, Event::Fatal(_))));
+    assert_eq!(nodes.node(1).digest().live_members, 3);
 }
 
 #[test]
