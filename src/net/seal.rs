@@ -12,8 +12,8 @@
 //! - **Associated data**: the header; the length of the cluster's name in one byte, and the name; the receiver's nonce
 //!   in 8 bytes little endian, 0 for a Hello and its answer. So a datagram opens at one start of one receiver.
 //!
-//! A datagram sent again to the same receiver is caught by a window of counters for each sender that the node knows, and
-//! by the newest counter of every other start that spoke to us: strangers, of which the node takes nothing yet, and
+//! A datagram sent again to the same receiver is caught by a window of counters for each sender that the node knows,
+//! and by the newest counter of every other start that spoke to us: strangers, of which the node takes nothing yet, and
 //! starts that are over. A start that the node knows again goes on where it ended. A **Hello** and its
 //! answer are for whoever listens at an address, so they can be sent again, elsewhere: a Hello changes nothing but
 //! that it is answered with as many bytes, and an answer that was not asked for is dropped by the node.
@@ -269,8 +269,8 @@ impl Seal {
     }
 
     /// Opens a datagram in place. `known` gives the nonce of the start of a member that the node takes gossip from: of
-    /// that one what comes late opens too, within [`WINDOW`]. Of any other start gossip opens that is newer than what it
-    /// sent before: the node asks who that is, and takes nothing else.
+    /// that one what comes late opens too, within [`WINDOW`]. Of any other start gossip opens that is newer than what
+    /// it sent before: the node asks who that is, and takes nothing else.
     ///
     /// # Errors
     /// See [`OpenError`]; counted, nothing else changed.
