@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +58,10 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the machine is asked whether the advertised address is still its own.
 const ADDRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether that address is there at all, which costs next to nothing: the others must hear of
+/// the new one before they find out that nobody answers at the old one.
+const ADDRESS_GONE_EVERY: Duration = Duration::from_millis(300);
 
 /// A withdrawal that the node refuses because changes come too fast is tried again after this time.
 const WITHDRAW_AGAIN: Duration = Duration::from_millis(100);
@@ -623,11 +627,21 @@ impl Driver {
     }
 }
 
+/// Whether this machine has no such address any more.
+fn is_gone(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+}
+
 /// Tells every address that is not the one before. What cannot be found out changes nothing, and is said once.
 async fn follow_address(how: Advertise, bound: SocketAddr, mut known: SocketAddr, tell: mpsc::Sender<SocketAddr>) {
     let mut said = None;
     loop {
-        tokio::time::sleep(ADDRESS_EVERY).await;
+        for _ in 0..ADDRESS_EVERY.as_millis() / ADDRESS_GONE_EVERY.as_millis() {
+            tokio::time::sleep(ADDRESS_GONE_EVERY).await;
+            if said.is_none() && is_gone(known.ip()) {
+                break;
+            }
+        }
         match how.resolve(bound, Some(known.ip())) {
             Ok(addr) if addr == known => said = None,
             Ok(addr) => {

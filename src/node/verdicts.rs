@@ -434,14 +434,20 @@ impl Node {
         let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
         match (is_split, self.partition) {
             (true, None) => self.partition = Some(now),
-            // The first verdicts say little of who stands on which side.
-            (true, Some(_)) if lost >= self.split_told.saturating_mul(2).max(1) => {}
+            (true, Some(_)) => {}
+            (false, None) => return,
             (false, Some(_)) => {
-                (self.partition, self.split_told) = (None, 0);
-                out.events.push(Event::PartitionOver);
+                self.partition = None;
+                if std::mem::take(&mut self.split_told) > 0 {
+                    out.events.push(Event::PartitionOver);
+                }
                 return;
             }
-            _ => return,
+        }
+        // Whoever is cut off has said so, and has nobody to name yet. Of a split the first verdicts say little of who
+        // stands on which side: it is told again.
+        if lost < SPLIT_MIN.max(self.split_told.saturating_mul(2)) {
+            return;
         }
         self.split_told = lost;
         out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
