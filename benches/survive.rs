@@ -26,6 +26,7 @@ use tidings::select::failover::{Budget, Failover};
 use tidings::select::layers::DrainLayer;
 use tidings::select::run::{Caller, Failure};
 use tidings::select::{Call, Candidate, Picker, Selector};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -225,28 +226,52 @@ fn start_all(seed: SocketAddr) -> Result<Vec<Server>> {
     (0..SERVERS).map(|n| Server::start(&format!("server-{n}"), seed)).collect()
 }
 
+/// A caller under way, and the servers that it calls.
+struct Calling {
+    registry: Registry,
+    servers: Vec<Server>,
+    stop: Arc<AtomicBool>,
+    loaded: JoinHandle<Result<Arc<Figures>>>,
+}
+
+impl Calling {
+    async fn start(failover: Failover) -> Result<Self> {
+        let registry = Registry::builder(CLUSTER, "caller").start().await?;
+        let seed = registry.local_addr();
+        let servers = tokio::task::spawn_blocking(move || start_all(seed)).await??;
+        healthy(&registry, SERVERS).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let loaded = {
+            let (registry, stop) = (registry.clone(), Arc::clone(&stop));
+            tokio::spawn(async move { load(&registry, failover, stop).await })
+        };
+        Ok(Self { registry, servers, stop, loaded })
+    }
+
+    /// Ends the calls, tells how they went, and then ends the servers.
+    async fn end(self, what: &str, more: &str) -> Result<()> {
+        self.stop.store(true, Relaxed);
+        tell(what, &*self.loaded.await??, more);
+        self.registry.leave().await?;
+        Ok(())
+    }
+}
+
 /// Restarts the servers one after another until so many calls were made.
 async fn rolling(what: &str, word: &'static str, failover: Failover, calls: u64) -> Result<()> {
-    let registry = Registry::builder(CLUSTER, "caller").start().await?;
-    let seed = registry.local_addr();
-    let mut servers = tokio::task::spawn_blocking(move || start_all(seed)).await??;
-    healthy(&registry, SERVERS).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let loaded = {
-        let (registry, stop) = (registry.clone(), Arc::clone(&stop));
-        tokio::spawn(async move { load(&registry, failover, stop).await })
-    };
+    let mut calling = Calling::start(failover).await?;
+    let seed = calling.registry.local_addr();
     let lasts = Duration::from_secs(calls.div_ceil(CALLS_PER_SECOND));
     let mut restarts = 0;
     let rolled = tokio::time::timeout(lasts, async {
         loop {
-            let mut server = servers.remove(0);
+            let mut server = calling.servers.remove(0);
             let server = tokio::task::spawn_blocking(move || -> Result<Server> {
                 server.end(word)?;
                 Server::start(&server.name, seed)
             });
-            servers.push(server.await??);
-            healthy(&registry, SERVERS).await?;
+            calling.servers.push(server.await??);
+            healthy(&calling.registry, SERVERS).await?;
             restarts += 1;
             // New processes need a moment as much as new instances do.
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -257,31 +282,17 @@ async fn rolling(what: &str, word: &'static str, failover: Failover, calls: u64)
     if let Ok(failed) = rolled.await {
         failed?;
     }
-    stop.store(true, Relaxed);
-    tell(what, &*loaded.await??, &format!(",\"restarts\":{restarts}"));
-    registry.leave().await?;
-    Ok(())
+    calling.end(what, &format!(",\"restarts\":{restarts}")).await
 }
 
 /// Kills one of the servers in the middle.
 async fn kill(calls: u64) -> Result<()> {
-    let registry = Registry::builder(CLUSTER, "caller").start().await?;
-    let seed = registry.local_addr();
-    let mut servers = tokio::task::spawn_blocking(move || start_all(seed)).await??;
-    healthy(&registry, SERVERS).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let loaded = {
-        let (registry, stop) = (registry.clone(), Arc::clone(&stop));
-        tokio::spawn(async move { load(&registry, Failover::default(), stop).await })
-    };
+    let mut calling = Calling::start(Failover::default()).await?;
     let half = Duration::from_secs(calls.div_ceil(2 * CALLS_PER_SECOND));
     tokio::time::sleep(half).await;
-    servers[0].child.kill()?;
+    calling.servers[0].child.kill()?;
     tokio::time::sleep(half).await;
-    stop.store(true, Relaxed);
-    tell("kill_of_one_with_retries", &*loaded.await??, "");
-    registry.leave().await?;
-    Ok(())
+    calling.end("kill_of_one_with_retries", "").await
 }
 
 /// Drains twenty of a hundred members, in one process.

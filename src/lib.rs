@@ -20,7 +20,7 @@
 //! floor 3 core     node: handle(now, Input, &mut Outbox), next_wake()  knobs (settings as a table)
 //!                  profile (settings by what a person knows)  promise (what they promise)
 //!                  recording (what happened to a node, to be told again)
-//! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, kept state, names       feature "net"
+//! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, gate, kept state, names feature "net"
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
