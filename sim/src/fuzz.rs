@@ -131,6 +131,7 @@ pub fn draw(seed: u64, without: &[Kind]) -> Scenario {
             network: Preset::ALL[rng.random_range(0..Preset::ALL.len())].1,
             start_within: Span::from_millis(rng.random_range(0..3_000)),
             join_within: if rng.random_bool(0.2) { Span::default() } else { Span::from_secs(60) },
+            rests: Span::default(),
             preloaded: false,
             link,
             zones: None,

@@ -145,6 +145,10 @@ struct Runner<'a> {
     serial: u64,
     wrong_view_node_s: f64,
     node_s: f64,
+    /// What everybody together had sent at the last sample.
+    sent: Option<Traffic>,
+    /// The packets, and the bytes, that a member sent in the mean from one sample to the next, each at its most.
+    worst_sent: (f64, f64),
     lookups: u64,
     lookups_wrong: u64,
     film: Option<Film>,
@@ -177,6 +181,8 @@ impl<'a> Runner<'a> {
             serial: 0,
             wrong_view_node_s: 0.0,
             node_s: 0.0,
+            sent: None,
+            worst_sent: (0.0, 0.0),
             lookups: 0,
             lookups_wrong: 0,
             film: options.films.then(Film::default),
@@ -242,6 +248,7 @@ impl<'a> Runner<'a> {
                 .ok_or_else(|| format!("did not join within {}: {}", topology.join_within, self.unsettled()))?;
             self.figure("joined_ms", ms(joined.since(last)));
         }
+        self.world.run_until(self.world.now() + topology.rests.0);
         self.begin = self.world.now();
         self.end = self.begin + self.scenario.lasts.0;
         self.plan_all();
@@ -571,14 +578,20 @@ impl<'a> Runner<'a> {
     fn sample(&mut self) -> Result<(), String> {
         let step_s = self.sample_every.as_secs_f64();
         let members = check::true_members(&self.world);
-        let mut running = 0;
-        let mut wrong = 0;
+        let mut running = 0_u32;
+        let mut wrong = 0_u64;
         for (_, node) in self.world.running() {
             running += 1;
             wrong += u64::from(node.digest().reachable != members);
         }
-        self.node_s += running as f64 * step_s;
+        self.node_s += f64::from(running) * step_s;
         self.wrong_view_node_s += wrong as f64 * step_s;
+        let sent = self.world.traffic();
+        if let Some(before) = self.sent.replace(sent) {
+            let (sent, node_s) = (sent - before, f64::from(running.max(1)) * step_s);
+            self.worst_sent.0 = self.worst_sent.0.max(sent.packets() as f64 / node_s);
+            self.worst_sent.1 = self.worst_sent.1.max(sent.bytes() as f64 / node_s);
+        }
         self.take_frame();
         self.plan(self.world.now() + self.sample_every, Act::Sample);
         let changes = self.world.view_changes();
@@ -726,6 +739,8 @@ impl<'a> Runner<'a> {
             self.figure(&format!("{name}_p99"), quantile(values, 0.99));
             self.figure(&format!("{name}_max"), quantile(values, 1.0));
         }
+        self.figure("packets_in_worst_s_mean", self.worst_sent.0);
+        self.figure("bytes_in_worst_s_mean", self.worst_sent.1);
         let streams: u64 = sent.iter().map(|sent| sent.streams).sum();
         self.figure("streams_per_min_mean", streams as f64 / hosts as f64 / span * 60.0);
     }
@@ -766,13 +781,7 @@ impl<'a> Runner<'a> {
             ("drain", &mut drains),
         ];
         for (name, values) in all {
-            if values.is_empty() {
-                continue;
-            }
-            values.sort_unstable_by(f64::total_cmp);
-            for (suffix, q) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-                named.push((format!("{name}_{suffix}_ms"), quantile(values, q)));
-            }
+            push_quantiles(&mut named, name, values);
         }
         let renewals: u64 =
             self.world.running().filter_map(|(_, node)| node.as_tidings()).map(|node| node.counters().renewals).sum();
@@ -800,10 +809,9 @@ impl<'a> Runner<'a> {
         let turns = self.world.holds().filter_map(|(host, begin, end)| {
             Some(marks.out_and_back(watch.start_on(host)?, &healthy, (begin, end), self.end.max(end)))
         });
-        if let Some((out, back)) = turns.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1))) {
-            named.push(("held_marked_after_max_ms".to_owned(), ms(out)));
-            named.push(("held_cleared_after_max_ms".to_owned(), ms(back)));
-        }
+        let (mut out, mut back): (Vec<f64>, Vec<f64>) = turns.map(|(out, back)| (ms(out), ms(back))).unzip();
+        push_quantiles(named, "held_marked_after", &mut out);
+        push_quantiles(named, "held_cleared_after", &mut back);
         let told: Vec<f64> = marks.told_in().into_iter().map(|count| count as f64).collect();
         if !told.is_empty() {
             named.push(("told_in_moments_p95".to_owned(), quantile(&told, 0.95)));
@@ -849,6 +857,17 @@ fn detections_ms(world: &World) -> Vec<f64> {
 fn called_down_wrongly(watch: &Watch) -> usize {
     let wrong = watch.notices().iter().filter(|notice| notice.verdict == Verdict::False);
     wrong.map(|notice| notice.subject).collect::<BTreeSet<_>>().len()
+}
+
+/// Adds how `values`, in milliseconds, are spread; nothing if there are none.
+fn push_quantiles(named: &mut Vec<(String, f64)>, name: &str, values: &mut [f64]) {
+    if values.is_empty() {
+        return;
+    }
+    values.sort_unstable_by(f64::total_cmp);
+    for (suffix, q) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+        named.push((format!("{name}_{suffix}_ms"), quantile(values, q)));
+    }
 }
 
 fn ms(span: Duration) -> f64 {

@@ -14,6 +14,7 @@
 //! network = "lan"               # loopback, lan, region3, wan5, mobile
 //! start_within = "500ms"        # the moments of the starts are drawn from this span
 //! join_within = "60s"           # the timeline begins once all views are equal; "0s": at once
+//! rests = "0s"                  # for so long after that nothing happens: the news of the join dies away
 //!
 //! [groups]                      # drawn once, by name
 //! slow = "any 4"
@@ -119,6 +120,9 @@ pub struct Topology {
     /// The timeline begins once all views are equal, which must be within this span; zero begins at once.
     #[serde(default = "a_minute")]
     pub join_within: Span,
+    /// How long nothing happens between that and the timeline, so that what the join set off dies away.
+    #[serde(default, skip_serializing_if = "Span::is_zero")]
+    pub rests: Span,
     /// Whether everybody knows everybody from the start (plain foca only).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub preloaded: bool,

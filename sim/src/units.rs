@@ -58,6 +58,11 @@ const SIZES: &str = "B, KiB, MiB";
 const SPAN_DAYS_MAX: f64 = 36_500.0;
 
 impl Span {
+    /// Whether it is none at all.
+    pub const fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+
     /// This many milliseconds.
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
