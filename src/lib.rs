@@ -23,6 +23,7 @@
 //! floor 4 live     net: socket, seal, keys, quic, tls, driver, recorder, gate, kept state, names feature "net"
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
+//!                  check (whether a service can do its work)  offers (what is offered for others) feature "agent"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!
@@ -36,6 +37,8 @@
 //! - a simulated step: the world pops an event → `node` → the link decides each datagram's fate.
 
 mod by_id;
+#[cfg(feature = "agent")]
+pub mod check;
 pub mod contact;
 pub mod counters;
 pub mod detector;
@@ -45,6 +48,8 @@ pub mod knobs;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod node;
+#[cfg(feature = "agent")]
+pub mod offers;
 pub mod pace;
 pub mod peer;
 pub mod pool;

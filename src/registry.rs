@@ -763,6 +763,12 @@ impl Registry {
         evidence.last().map(|at| self.link.clock.now().since(at))
     }
 
+    /// The clock that the driver tells its node the time by.
+    #[cfg(feature = "agent")]
+    pub(crate) fn clock(&self) -> driver::Clock {
+        self.link.clock
+    }
+
     fn send(&self, command: Command) -> Result<(), StopReason> {
         self.commands.send(command).map_err(|_| self.link.reader.stop_reason().unwrap_or(StopReason::Left))
     }

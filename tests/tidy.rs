@@ -19,7 +19,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (2, &["swim", "contact", "sync", "detector"]),
     (3, &["node", "knobs", "profile", "promise", "recording"]),
     (4, &["net"]),
-    (5, &["registry", "select", "check"]),
+    (5, &["registry", "select", "check", "offers"]),
     (6, &["door"]),
     (7, &["cli", "main"]),
 ];

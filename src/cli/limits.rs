@@ -101,6 +101,15 @@ fn all() -> Vec<Limit> {
         number tidings::record::limits::HOST_BYTES_MAX, "bytes of a host name";
         number tidings::record::limits::REASON_BYTES_MAX, "bytes of a version, and of a maintenance's reason";
         number tidings::record::limits::WEIGHT_MAX, "the largest weight";
+        number tidings::offers::OFFERED_MAX, "instances that an agent offers for others";
+        number tidings::offers::CHECKS_MAX, "checks of one of these";
+        number tidings::offers::CHECKS_IN_ALL_MAX, "checks of an agent";
+        number tidings::check::OUTPUT_BYTES_MAX, "bytes kept of what a check printed";
+        number tidings::check::CHECK_NAME_BYTES_MAX, "bytes of a check's id, and of its name";
+        number tidings::check::CHECK_TEXT_BYTES_MAX, "bytes of a check's notes, of a header's value, of a body";
+        number tidings::check::CHECK_PARTS_MAX, "headers, or arguments of a command, of a check";
+        number tidings::check::RESULTS_IN_A_ROW_MAX, "results in a row that a check may ask for";
+        time tidings::check::CHECK_SPAN_MAX, "the longest time that a check may be given";
         number tidings::select::Call::TRIES_MAX, "instances that one call can try";
         number tidings::select::Census::LISTED_MAX, "instances that an error says of why they are out";
         number tidings::select::filter::limits::FILTER_BYTES_MAX, "bytes of a filter";

@@ -1,0 +1,678 @@
+//! What an agent wants to offer: instances, their checks and how these stand, and maintenance. Plain values, told the
+//! time; knows nothing of tasks, of the member or of files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::OfferError;
+use super::external::External;
+use super::{CHECKS_IN_ALL_MAX, CHECKS_MAX, Existing, OFFERED_MAX, Offer, Origin};
+use crate::check::{Check, Judge, Kind, Level, Outcome};
+use crate::record::{Instance, InstanceError, Key, Status};
+use crate::time::Time;
+
+/// An instance taken out by hand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Why; for people, and told to everybody.
+    pub reason: Arc<str>,
+    /// When it ends by itself, in milliseconds since the Unix epoch.
+    pub until_ms: Option<u64>,
+}
+
+impl Maintenance {
+    /// Without an end.
+    pub fn new(reason: impl Into<Arc<str>>) -> Self {
+        Self { reason: reason.into(), until_ms: None }
+    }
+
+    /// Lets it end by itself, at the soonest after this time from now.
+    #[must_use]
+    pub fn ends_after(mut self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.until_ms = Some(crate::net::driver::unix_ms().saturating_add(span));
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), InstanceError> {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let instance = Instance::new("any", any)?;
+        instance.with_status(Status::Maintenance(Arc::clone(&self.reason))).check()
+    }
+}
+
+/// An instance that is offered here.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct LocalInstance {
+    /// As the others see it, with the status that follows from all of this.
+    pub instance: Arc<Instance>,
+    /// What it says of itself.
+    pub said: Status,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The node that it runs on, if that is not this member's.
+    pub external: Option<External>,
+    /// Its weight while it is not warning.
+    pub weight: u32,
+    /// Its weight while it is warning, if that is another.
+    pub warning_weight: Option<u32>,
+    /// Its own maintenance; not the member's.
+    pub maintenance: Option<Maintenance>,
+    /// Its checks, by id; not the member's.
+    pub checks: Vec<Arc<LocalCheck>>,
+}
+
+/// A check here, and how it stands.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct LocalCheck {
+    /// The instance that it is of; `None` for one of the member.
+    pub instance: Option<Key>,
+    /// The service of that instance.
+    pub service: Option<Arc<str>>,
+    /// What is checked and how, with id, name and notes.
+    pub check: Arc<Check>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How it stands.
+    pub level: Level,
+    /// What it printed last. Known here only.
+    pub output: Arc<str>,
+    /// Since when it stands so, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// When it had its last result, in milliseconds since the Unix epoch.
+    pub checked_ms: Option<u64>,
+    /// How long it is still to go on passing until that is believed, because it went up and down too often.
+    pub held: Option<Duration>,
+}
+
+/// What was counted since the start, and what is held now.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct OfferStats {
+    /// Instances offered.
+    pub instances: u64,
+    /// Checks.
+    pub checks: u64,
+    /// Of these, the critical ones.
+    pub checks_critical: u64,
+    /// Results of checks.
+    pub results: u64,
+    /// Of these, the critical ones.
+    pub results_critical: u64,
+    /// Times that a check came to stand otherwise.
+    pub level_changes: u64,
+    /// Times that a check passed and was held down.
+    pub held_down: u64,
+    /// TTL checks that were not told in time.
+    pub ttl_expired: u64,
+    /// Instances withdrawn because a check was critical for too long.
+    pub deregistered_critical: u64,
+    /// Changes that could not be told the others at once.
+    pub publish_retries: u64,
+    /// Registrations and checks refused, because there were too many.
+    pub limited: u64,
+    /// Times that what is offered was written down.
+    pub saves: u64,
+    /// Times that this failed.
+    pub saves_failed: u64,
+}
+
+/// A check and how it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    pub(super) check: Arc<Check>,
+    pub(super) origin: Origin,
+    /// Another for every definition: what was begun for an earlier one is not listened to.
+    pub(super) serial: u64,
+    judge: Judge,
+    output: Arc<str>,
+    since_ms: u64,
+    checked_ms: Option<u64>,
+    /// When a TTL runs out.
+    expires: Option<Time>,
+    critical_since: Option<Time>,
+}
+
+impl Checked {
+    /// When its instance is to be withdrawn, if nothing changes.
+    fn deregisters(&self) -> Option<Time> {
+        self.check.deregister_critical_after.zip(self.critical_since).map(|(after, since)| since + after)
+    }
+}
+
+/// An instance as it was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) said: Instance,
+    pub(super) origin: Origin,
+    pub(super) external: Option<External>,
+    pub(super) warning_weight: Option<u32>,
+    pub(super) checks: BTreeMap<Arc<str>, Checked>,
+    is_draining: bool,
+    /// Whether all its checks have passed once.
+    has_started: bool,
+}
+
+/// What hearing a result did.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// The instance of the check; `None` for the member's.
+    pub(super) of: Option<Key>,
+    pub(super) has_changed: bool,
+    pub(super) is_due_sooner: bool,
+}
+
+/// What has come due.
+#[derive(Default)]
+pub(super) struct Due {
+    pub(super) publish: Vec<Key>,
+    pub(super) deregister: Vec<Key>,
+    pub(super) has_changed: bool,
+}
+
+/// What an agent wants to offer.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) revision: u64,
+    pub(super) entries: BTreeMap<Key, Entry>,
+    pub(super) member_checks: BTreeMap<Arc<str>, Checked>,
+    pub(super) maintenance: BTreeMap<Key, Maintenance>,
+    pub(super) member_maintenance: Option<Maintenance>,
+    /// Whose each check is.
+    owners: BTreeMap<Arc<str>, Option<Key>>,
+    /// What has to be told the others again, and when.
+    retries: BTreeMap<Key, Time>,
+    /// The soonest time that is known to be due.
+    next: Option<Time>,
+    serial: u64,
+    counted: OfferStats,
+}
+
+impl State {
+    pub(super) fn ids(&self) -> impl Iterator<Item = Key> {
+        self.entries.keys().cloned()
+    }
+
+    /// What an instance says of itself.
+    pub(super) fn said(&self, id: &Key) -> Option<Instance> {
+        self.entries.get(id).map(|entry| entry.said.clone())
+    }
+
+    /// Which instances a check of this owner touches.
+    pub(super) fn touched(&self, of: Option<&Key>) -> Vec<Key> {
+        of.map_or_else(|| self.ids().collect(), |id| vec![id.clone()])
+    }
+
+    /// The instance as it is to be offered; `None` if it is not.
+    pub(super) fn wanted(&self, id: &Key) -> Option<Instance> {
+        self.entries.get(id).map(|entry| self.shown(id, entry))
+    }
+
+    fn shown(&self, id: &Key, entry: &Entry) -> Instance {
+        let mut instance = entry.said.clone();
+        instance.status = self.status(id, entry);
+        if let (Status::Warning, Some(weight)) = (&instance.status, entry.warning_weight) {
+            instance.weight = weight;
+        }
+        instance
+    }
+
+    /// What counts most comes first: draining, maintenance, a start, and then the worst of the checks.
+    fn status(&self, id: &Key, entry: &Entry) -> Status {
+        if entry.is_draining || entry.said.status == Status::Draining {
+            return Status::Draining;
+        }
+        if let Some(maintenance) = self.maintenance.get(id).or(self.member_maintenance.as_ref()) {
+            return Status::Maintenance(Arc::clone(&maintenance.reason));
+        }
+        let said = match &entry.said.status {
+            Status::Maintenance(reason) => return Status::Maintenance(Arc::clone(reason)),
+            Status::Starting if !entry.has_started => return Status::Starting,
+            Status::Warning => Level::Warning,
+            Status::Critical => Level::Critical,
+            _ => Level::Passing,
+        };
+        let levels = entry.checks.values().chain(self.member_checks.values()).map(|checked| checked.judge.level());
+        match levels.fold(said, Level::max) {
+            Level::Passing => Status::Passing,
+            Level::Warning => Status::Warning,
+            Level::Critical => Status::Critical,
+        }
+    }
+
+    pub(super) fn local(&self, id: &Key, now: Time) -> Option<Arc<LocalInstance>> {
+        let entry = self.entries.get(id)?;
+        Some(Arc::new(LocalInstance {
+            instance: Arc::new(self.shown(id, entry)),
+            said: entry.said.status.clone(),
+            origin: entry.origin,
+            external: entry.external.clone(),
+            weight: entry.said.weight,
+            warning_weight: entry.warning_weight,
+            maintenance: self.maintenance.get(id).cloned(),
+            checks: entry.checks.values().map(|checked| local_check(Some(entry), checked, now)).collect(),
+        }))
+    }
+
+    pub(super) fn checks(&self, now: Time) -> Vec<Arc<LocalCheck>> {
+        self.owners.keys().filter_map(|id| self.check(id, now)).collect()
+    }
+
+    pub(super) fn check(&self, id: &str, now: Time) -> Option<Arc<LocalCheck>> {
+        let owner = self.owners.get(id)?;
+        let entry = owner.as_ref().and_then(|owner| self.entries.get(owner));
+        self.checked(id).map(|checked| local_check(entry, checked, now))
+    }
+
+    fn checked(&self, id: &str) -> Option<&Checked> {
+        match self.owners.get(id)? {
+            Some(owner) => self.entries.get(owner)?.checks.get(id),
+            None => self.member_checks.get(id),
+        }
+    }
+
+    fn checked_mut(&mut self, id: &str) -> Option<&mut Checked> {
+        match self.owners.get(id)? {
+            Some(owner) => self.entries.get_mut(owner)?.checks.get_mut(id),
+            None => self.member_checks.get_mut(id),
+        }
+    }
+
+    /// Takes an offer in. Gives what was there before.
+    pub(super) fn put(
+        &mut self,
+        offer: Offer,
+        existing: Existing,
+        now: Time,
+        unix_ms: u64,
+    ) -> Result<Option<Entry>, OfferError> {
+        let id = offer.instance.id.clone();
+        let before = self.entries.get(&id).cloned();
+        match &before {
+            Some(_) if existing == Existing::Refuse => {
+                return Err(OfferError::IdInUse { id: id.as_str().chars().take(64).collect() });
+            }
+            Some(_) => {}
+            None => self.limit("instances", self.entries.len() + 1, OFFERED_MAX)?,
+        }
+        let defined = self.define(&id, offer.checks, offer.origin)?;
+        let mut checks = match (&before, existing) {
+            (Some(before), Existing::KeepChecks) => before.checks.clone(),
+            _ => BTreeMap::new(),
+        };
+        for check in defined {
+            let left = before.as_ref().and_then(|before| before.checks.get(&check.id)).cloned();
+            let checked = self.begin(check, offer.origin, left, now, unix_ms);
+            checks.insert(Arc::clone(&checked.check.id), checked);
+        }
+        let had = before.as_ref().map_or(0, |before| before.checks.len());
+        self.limit("checks of an instance", checks.len(), CHECKS_MAX)?;
+        self.limit("checks", self.owners.len() - had + checks.len(), CHECKS_IN_ALL_MAX)?;
+        let mut said = offer.instance;
+        said.registered_at = before.as_ref().map_or(0, |before| before.said.registered_at);
+        let entry = Entry {
+            said,
+            origin: offer.origin,
+            external: offer.external,
+            warning_weight: offer.warning_weight,
+            checks,
+            is_draining: false,
+            has_started: false,
+        };
+        self.put_back(&id, Some(entry));
+        self.note_start(&id);
+        Ok(before)
+    }
+
+    /// Puts an entry in the place of the one that is there, or removes that.
+    pub(super) fn put_back(&mut self, id: &Key, entry: Option<Entry>) {
+        if let Some(there) = self.entries.remove(id) {
+            there.checks.keys().for_each(|check| drop(self.owners.remove(check)));
+        }
+        if let Some(entry) = entry {
+            let owners = entry.checks.keys().map(|check| (Arc::clone(check), Some(id.clone())));
+            self.owners.extend(owners);
+            self.entries.insert(id.clone(), entry);
+        }
+        self.next = None;
+    }
+
+    /// Checks with their ids, which nobody else has; each is right.
+    fn define(&self, id: &Key, checks: Vec<Check>, origin: Origin) -> Result<Vec<Check>, OfferError> {
+        let count = checks.len();
+        let mut ids = BTreeSet::new();
+        let mut defined = Vec::new();
+        for (n, mut check) in checks.into_iter().enumerate() {
+            if check.id.is_empty() {
+                let number = if count > 1 { format!(":{}", n + 1) } else { String::new() };
+                check.id = Arc::from(format!("service:{id}{number}"));
+            }
+            permit(&check, origin)?;
+            let is_anothers = self.owners.get(&check.id).is_some_and(|owner| owner.as_ref() != Some(id));
+            if is_anothers || !ids.insert(Arc::clone(&check.id)) {
+                return Err(OfferError::CheckIdInUse { id: check.id.chars().take(64).collect() });
+            }
+            defined.push(check);
+        }
+        Ok(defined)
+    }
+
+    /// A check as it begins; `left` is the one of the same id that it takes the place of.
+    fn begin(&mut self, check: Check, origin: Origin, left: Option<Checked>, now: Time, unix_ms: u64) -> Checked {
+        if let Some(left) = left {
+            if *left.check == check {
+                return Checked { origin, ..left };
+            }
+            if left.check.kind.as_str() == check.kind.as_str() {
+                let level = left.judge.level();
+                let judge = Judge::at(&check, level);
+                let Checked { output, since_ms, checked_ms, critical_since, .. } = left;
+                let fresh = self.fresh(check, origin, now, unix_ms);
+                return Checked { judge, output, since_ms, checked_ms, critical_since, ..fresh };
+            }
+        }
+        self.fresh(check, origin, now, unix_ms)
+    }
+
+    fn fresh(&mut self, check: Check, origin: Origin, now: Time, unix_ms: u64) -> Checked {
+        self.serial += 1;
+        let mut judge = Judge::new(&check);
+        let mut output = Arc::from("");
+        if let Kind::Unsupported { what } = &check.kind {
+            judge = Judge::at(&check, Level::Warning);
+            output = Arc::from(format!("checks of this kind are not run here: {what}"));
+        }
+        let expires = match check.kind {
+            Kind::Ttl { ttl } => Some(now + ttl),
+            _ => None,
+        };
+        let check = Arc::new(check);
+        let critical_since = (judge.level() == Level::Critical).then_some(now);
+        let (serial, since_ms) = (self.serial, unix_ms);
+        Checked { check, origin, serial, judge, output, since_ms, checked_ms: None, expires, critical_since }
+    }
+
+    pub(super) fn remove(&mut self, id: &Key) {
+        self.put_back(id, None);
+        self.maintenance.remove(id);
+        self.retries.remove(id);
+    }
+
+    /// Notes what an instance says now.
+    pub(super) fn say(&mut self, instance: Instance) {
+        if let Some(entry) = self.entries.get_mut(&instance.id) {
+            if instance.status != entry.said.status {
+                entry.has_started = false;
+            }
+            let registered_at = entry.said.registered_at;
+            entry.said = Instance { registered_at, ..instance.clone() };
+        }
+        self.note_start(&instance.id);
+    }
+
+    /// Notes when the member registered it.
+    pub(super) fn was_registered(&mut self, id: &Key, at_ms: u64) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.said.registered_at = at_ms;
+        }
+    }
+
+    pub(super) fn set_draining(&mut self, id: &Key) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.is_draining = true;
+        }
+    }
+
+    pub(super) fn set_maintenance(&mut self, id: Option<&Key>, maintenance: Option<Maintenance>) {
+        match (id, maintenance) {
+            (None, maintenance) => self.member_maintenance = maintenance,
+            (Some(id), Some(maintenance)) => drop(self.maintenance.insert(id.clone(), maintenance)),
+            (Some(id), None) => drop(self.maintenance.remove(id)),
+        }
+        self.next = None;
+    }
+
+    /// Gives the id of the check.
+    pub(super) fn add_check(
+        &mut self,
+        of: Option<&Key>,
+        mut check: Check,
+        origin: Origin,
+        now: Time,
+        unix_ms: u64,
+    ) -> Result<Arc<str>, OfferError> {
+        if let Some(of) = of.filter(|of| !self.entries.contains_key(*of)) {
+            return Err(OfferError::unknown(of));
+        }
+        if check.id.is_empty() {
+            let default = of.map_or_else(|| "member".to_owned(), |of| format!("service:{of}"));
+            check.id = if check.name.is_empty() { Arc::from(default) } else { Arc::clone(&check.name) };
+        }
+        permit(&check, origin)?;
+        let id = Arc::clone(&check.id);
+        match self.owners.get(&id) {
+            Some(owner) if owner.as_ref() != of => {
+                return Err(OfferError::CheckIdInUse { id: id.chars().take(64).collect() });
+            }
+            Some(_) => {}
+            None => {
+                let count = of.map_or(self.member_checks.len(), |of| self.entries[of].checks.len());
+                self.limit("checks of an instance", count + 1, CHECKS_MAX)?;
+                self.limit("checks", self.owners.len() + 1, CHECKS_IN_ALL_MAX)?;
+            }
+        }
+        let left = self.checked(&id).cloned();
+        let checked = self.begin(check, origin, left, now, unix_ms);
+        match of {
+            None => drop(self.member_checks.insert(Arc::clone(&id), checked)),
+            Some(of) => {
+                let entry = self.entries.get_mut(of).expect("it was there at the start");
+                entry.checks.insert(Arc::clone(&id), checked);
+            }
+        }
+        self.owners.insert(Arc::clone(&id), of.cloned());
+        self.next = None;
+        Ok(id)
+    }
+
+    /// Gives the instance that it was of.
+    pub(super) fn remove_check(&mut self, id: &str) -> Result<Option<Key>, OfferError> {
+        let owner = self.owners.remove(id).ok_or_else(|| OfferError::unknown_check(id))?;
+        match &owner {
+            None => drop(self.member_checks.remove(id)),
+            Some(owner) => {
+                if let Some(entry) = self.entries.get_mut(owner) {
+                    entry.checks.remove(id);
+                }
+                self.note_start(owner);
+            }
+        }
+        Ok(owner)
+    }
+
+    /// Whether a check is there and told its level.
+    pub(super) fn is_told(&self, id: &str) -> Result<(), OfferError> {
+        let checked = self.checked(id).ok_or_else(|| OfferError::unknown_check(id))?;
+        match checked.check.kind {
+            Kind::Ttl { .. } | Kind::Told => Ok(()),
+            ref kind => Err(OfferError::NotTold { id: id.chars().take(64).collect(), kind: kind.as_str() }),
+        }
+    }
+
+    /// Hears a result; of a run, only of one that was begun for the check as it is defined now.
+    pub(super) fn hear(&mut self, id: &str, run: Option<u64>, outcome: Outcome, now: Time, unix_ms: u64) -> Heard {
+        let Some(checked) = self.checked_mut(id).filter(|checked| run.is_none_or(|run| run == checked.serial)) else {
+            return Heard::default();
+        };
+        let Outcome { level, output } = outcome;
+        if *checked.output != *output {
+            checked.output = Arc::from(output);
+        }
+        checked.checked_ms = Some(unix_ms);
+        if let Kind::Ttl { ttl } = checked.check.kind {
+            checked.expires = Some(now + ttl);
+        }
+        let verdict = checked.judge.hear(now, level);
+        if verdict.has_changed {
+            checked.since_ms = unix_ms;
+        }
+        checked.note_critical(now);
+        let soonest = checked.expires.into_iter().chain(checked.deregisters()).min();
+        self.counted.results += 1;
+        self.counted.results_critical += u64::from(level == Level::Critical);
+        self.counted.level_changes += u64::from(verdict.has_changed);
+        self.counted.held_down += u64::from(level != Level::Critical && verdict.held.is_some());
+        let of = self.owners.get(id).cloned().flatten();
+        if verdict.has_changed {
+            match &of {
+                Some(of) => self.note_start(of),
+                None => self.ids().collect::<Vec<_>>().iter().for_each(|id| self.note_start(id)),
+            }
+        }
+        let is_due_sooner = soonest.is_some_and(|soonest| self.next.is_none_or(|next| soonest < next));
+        Heard { of, has_changed: verdict.has_changed, is_due_sooner }
+    }
+
+    /// An instance that was starting has started once all its checks pass.
+    fn note_start(&mut self, id: &Key) {
+        let members = self.member_checks.values().all(|checked| checked.judge.level() != Level::Critical);
+        if let Some(entry) = self.entries.get_mut(id) {
+            let its = entry.checks.values().all(|checked| checked.judge.level() != Level::Critical);
+            entry.has_started |= members && its && !entry.checks.is_empty();
+        }
+    }
+
+    /// Tells an instance to the others again at this time.
+    pub(super) fn retry(&mut self, id: &Key, at: Time) {
+        self.counted.publish_retries += 1;
+        self.retries.insert(id.clone(), at);
+        self.next = None;
+    }
+
+    pub(super) fn count_deregistered(&mut self) {
+        self.counted.deregistered_critical += 1;
+    }
+
+    /// What is due by now.
+    pub(super) fn take_due(&mut self, now: Time, unix_ms: u64) -> Due {
+        let mut due = Due::default();
+        let has_expired = |checked: &Checked| checked.expires.is_some_and(|at| at <= now);
+        let expired: Vec<_> = self.all_checked().filter(|c| has_expired(c)).map(|c| Arc::clone(&c.check.id)).collect();
+        for id in expired {
+            let Some(checked) = self.checked_mut(&id) else { continue };
+            // Once told of, it is critical until somebody says something.
+            let was_told = checked.checked_ms;
+            let Kind::Ttl { ttl } = checked.check.kind else { continue };
+            let outcome = Outcome::critical(format!("nothing was heard for {ttl:?}"));
+            // However many failures it takes else: silence for the whole time is enough.
+            let has_fallen = checked.judge.expire(now);
+            let heard = self.hear(&id, None, outcome, now, unix_ms);
+            let checked = self.checked_mut(&id).expect("it was there a line ago");
+            (checked.expires, checked.checked_ms) = (None, was_told);
+            if has_fallen {
+                checked.since_ms = unix_ms;
+                self.counted.level_changes += 1;
+            }
+            self.counted.ttl_expired += 1;
+            due.has_changed |= has_fallen;
+            due.publish.extend(self.touched(heard.of.as_ref()));
+        }
+        self.end_maintenance(unix_ms, &mut due);
+        let is_over = |checked: &Checked| checked.deregisters().is_some_and(|at| at <= now);
+        let gone = |(id, entry): (&Key, &Entry)| entry.checks.values().any(is_over).then(|| id.clone());
+        due.deregister = self.entries.iter().filter_map(gone).collect();
+        let retry: Vec<Key> = self.retries.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+        self.retries.retain(|_, at| *at > now);
+        due.publish.extend(retry);
+        due
+    }
+
+    fn end_maintenance(&mut self, unix_ms: u64, due: &mut Due) {
+        let is_over = |maintenance: &Maintenance| maintenance.until_ms.is_some_and(|until| until <= unix_ms);
+        let over: Vec<Key> =
+            self.maintenance.iter().filter(|(_, maintenance)| is_over(maintenance)).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            self.maintenance.remove(&id);
+            due.publish.push(id);
+            due.has_changed = true;
+        }
+        if self.member_maintenance.as_ref().is_some_and(is_over) {
+            self.member_maintenance = None;
+            due.publish.extend(self.ids());
+            due.has_changed = true;
+        }
+    }
+
+    /// When something is due next.
+    pub(super) fn next_due(&mut self, now: Time, unix_ms: u64) -> Option<Time> {
+        let expire = self.all_checked().filter_map(|checked| checked.expires);
+        let deregister = self.entries.values().flat_map(|entry| entry.checks.values()).filter_map(Checked::deregisters);
+        let ends = self.maintenance.values().chain(&self.member_maintenance).filter_map(|maintenance| {
+            let until = maintenance.until_ms?;
+            Some(now + Duration::from_millis(until.saturating_sub(unix_ms)))
+        });
+        let next = expire.chain(deregister).chain(ends).chain(self.retries.values().copied()).min();
+        self.next = next;
+        next
+    }
+
+    pub(super) fn all_checked(&self) -> impl Iterator<Item = &Checked> {
+        self.entries.values().flat_map(|entry| entry.checks.values()).chain(self.member_checks.values())
+    }
+
+    fn limit(&mut self, what: &'static str, count: usize, limit: usize) -> Result<(), OfferError> {
+        if count <= limit {
+            return Ok(());
+        }
+        self.counted.limited += 1;
+        Err(OfferError::TooMany { what, count, limit })
+    }
+
+    pub(super) fn stats(&self) -> OfferStats {
+        let critical = self.all_checked().filter(|checked| checked.judge.level() == Level::Critical).count();
+        OfferStats {
+            instances: self.entries.len() as u64,
+            checks: self.owners.len() as u64,
+            checks_critical: critical as u64,
+            ..self.counted
+        }
+    }
+}
+
+impl Checked {
+    /// Notes since when it has been critical without a break.
+    fn note_critical(&mut self, now: Time) {
+        match self.judge.level() {
+            Level::Critical => drop(self.critical_since.get_or_insert(now)),
+            _ => self.critical_since = None,
+        }
+    }
+}
+
+fn local_check(entry: Option<&Entry>, checked: &Checked, now: Time) -> Arc<LocalCheck> {
+    Arc::new(LocalCheck {
+        instance: entry.map(|entry| entry.said.id.clone()),
+        service: entry.map(|entry| Arc::clone(&entry.said.service)),
+        check: Arc::clone(&checked.check),
+        origin: checked.origin,
+        level: checked.judge.level(),
+        output: Arc::clone(&checked.output),
+        since_ms: checked.since_ms,
+        checked_ms: checked.checked_ms,
+        held: checked.judge.held(now),
+    })
+}
+
+/// Whether such a check may come from there.
+fn permit(check: &Check, origin: Origin) -> Result<(), OfferError> {
+    check.check()?;
+    if origin == Origin::Door && !check.kind.is_for_anybody() {
+        return Err(OfferError::NotForYou { kind: check.kind.as_str() });
+    }
+    Ok(())
+}
