@@ -27,7 +27,7 @@ const FRESH: Duration = Duration::from_millis(1_500);
 
 /// When members change their state one after the other, they are told together once in this time: a reader sees one
 /// change, not ten.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+const TELL_EVERY: Duration = Duration::from_millis(350);
 
 /// The least number of members, and the least part of all, that must be unreachable for that to look like a split.
 const SPLIT_MIN: usize = 2;
