@@ -202,12 +202,13 @@ impl Swim {
     }
 
     /// Takes in a section from `src` (its bump as the section says). `accepts` judges every update about somebody
-    /// else first.
+    /// else first; who `is_damped` begins no new life, whoever calls it dead.
     pub(crate) fn receive(
         &mut self,
         now: Time,
         src: Peer,
         section: SwimSection,
+        is_damped: bool,
         accepts: impl Fn(&SwimUpdate) -> bool,
     ) -> Result<(), SwimError> {
         let me = self.me();
@@ -216,13 +217,13 @@ impl Swim {
         if section.dst_nonce != low(me.nonce) || (calls_us_dead && section.dst_bump != me.generation.bump()) {
             return Err(SwimError::Misaddressed);
         }
-        if calls_us_dead && !self.may_renew(now) {
+        if calls_us_dead && (is_damped || !self.may_renew(now)) {
             self.renewals_limited += 1;
             return Ok(());
         }
         let mut updates = Vec::with_capacity(section.updates.len());
         for update in section.updates {
-            if self.passes(now, &update, &accepts) {
+            if self.passes(now, &update, is_damped, &accepts) {
                 updates.push(update);
             } else {
                 self.updates_dropped += 1;
@@ -235,7 +236,13 @@ impl Swim {
         judge(result)
     }
 
-    fn passes(&mut self, now: Time, update: &SwimUpdate, accepts: impl Fn(&SwimUpdate) -> bool) -> bool {
+    fn passes(
+        &mut self,
+        now: Time,
+        update: &SwimUpdate,
+        is_damped: bool,
+        accepts: impl Fn(&SwimUpdate) -> bool,
+    ) -> bool {
         let me = self.me();
         if update.peer.id != me.id {
             // Who is down is told by verdicts, with their witnesses.
@@ -245,7 +252,7 @@ impl Swim {
             self.effects.notes.push(Note::Outranked(update.peer));
         }
         let is_about_now = update.peer == me;
-        if is_about_now && update.state == DOWN && !self.may_renew(now) {
+        if is_about_now && update.state == DOWN && (is_damped || !self.may_renew(now)) {
             self.renewals_limited += 1;
             return false;
         }
@@ -535,8 +542,8 @@ mod tests {
         assert_eq!((to, &ping.message), (peer(2), &SwimMessage::Ping(1)));
         let stranger = Peer { nonce: 5, ..peer(2) };
         let mut other = Swim::new(stranger, Tuning::default(), Xoshiro256PlusPlus::seed_from_u64(5), Time::ZERO);
-        assert_eq!(other.receive(due, peer(1), ping.clone(), |_| true), Err(SwimError::Misaddressed));
-        two.receive(due, peer(1), ping, |_| true).expect("for us");
+        assert_eq!(other.receive(due, peer(1), ping.clone(), false, |_| true), Err(SwimError::Misaddressed));
+        two.receive(due, peer(1), ping, false, |_| true).expect("for us");
         assert!(matches!(&two.take_sends()[..], [(to, ack)] if *to == peer(1) && ack.message == SwimMessage::Ack(1)));
         assert_eq!(two.take_notes(), [Note::Up(peer(1))]);
     }
@@ -547,13 +554,24 @@ mod tests {
         one.introduce(Time::ZERO, peer(2)).expect("a peer");
         for _ in 0..RENEWALS_AT_ONCE * 2 {
             let notice = undead_notice(&peer(2), &one.me());
-            one.receive(Time::ZERO, peer(2), notice, |_| true).expect("for us");
+            one.receive(Time::ZERO, peer(2), notice, false, |_| true).expect("for us");
         }
         assert_eq!(u32::from(one.me().generation.bump()), RENEWALS_AT_ONCE);
         assert_eq!(one.renewals_limited, u64::from(RENEWALS_AT_ONCE));
         let stale = undead_notice(&peer(2), &peer(1));
         let later = Time::ZERO + Duration::from_secs(60);
-        assert_eq!(one.receive(later, peer(2), stale, |_| true), Err(SwimError::Misaddressed));
+        assert_eq!(one.receive(later, peer(2), stale, false, |_| true), Err(SwimError::Misaddressed));
+    }
+
+    #[test]
+    fn a_damped_member_begins_no_new_life_when_it_is_called_dead() {
+        let mut one = swim(1);
+        one.introduce(Time::ZERO, peer(2)).expect("a peer");
+        for (is_damped, life) in [(true, 0), (false, 1)] {
+            let notice = undead_notice(&peer(2), &one.me());
+            one.receive(Time::ZERO, peer(2), notice, is_damped, |_| true).expect("for us");
+            assert_eq!(one.me().generation.bump(), life);
+        }
     }
 
     #[test]
@@ -581,9 +599,9 @@ mod tests {
         let mut one = swim(1);
         let update = SwimUpdate { peer: peer(3), incarnation: 0, state: 0 };
         let gossip = section(&peer(2), 0, &peer(1), SwimMessage::Gossip, vec![update]);
-        one.receive(Time::ZERO, peer(2), gossip.clone(), |_| false).expect("for us");
+        one.receive(Time::ZERO, peer(2), gossip.clone(), false, |_| false).expect("for us");
         assert_eq!(one.take_notes(), [Note::Up(peer(2))]);
-        one.receive(Time::ZERO, peer(2), gossip, |_| true).expect("for us");
+        one.receive(Time::ZERO, peer(2), gossip, false, |_| true).expect("for us");
         assert_eq!(one.take_notes(), [Note::Up(peer(3))]);
     }
 
@@ -593,7 +611,7 @@ mod tests {
         let rival = Peer { generation: Generation::first(2), nonce: 9, ..peer(1) };
         let update = SwimUpdate { peer: rival, incarnation: 0, state: 0 };
         let gossip = section(&peer(2), 0, &peer(1), SwimMessage::Gossip, vec![update]);
-        one.receive(Time::ZERO, peer(2), gossip, |_| true).expect("for us");
+        one.receive(Time::ZERO, peer(2), gossip, false, |_| true).expect("for us");
         assert!(one.take_notes().contains(&Note::Outranked(rival)));
     }
 }

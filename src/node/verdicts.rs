@@ -198,8 +198,11 @@ impl Node {
             return false;
         }
         if verdict.finding.ends_life() {
-            // This life is over for the others: the next one begins as foca would have it.
-            self.begin_next_life(now, from, out);
+            // This life is over for the others: the next one begins as foca would have it. It lets us in again, which
+            // no member may be twice in a minute.
+            if !self.own.is_damped(now) {
+                self.begin_next_life(now, from, out);
+            }
             return true;
         }
         if verdict.finding.accuses() {
@@ -212,7 +215,7 @@ impl Node {
 
     fn begin_next_life(&mut self, now: Time, from: Peer, out: &mut Outbox) {
         let notice = undead_notice(&from, &self.peer());
-        if let Err(error) = self.swim.receive(now, from, notice, |_| false) {
+        if let Err(error) = self.swim.receive(now, from, notice, false, |_| false) {
             self.swim_error(error);
         }
         self.heed_swim(now, out);
@@ -242,10 +245,10 @@ impl Node {
 
     /// An accusation that we had to bear may be old enough to be refuted.
     pub(super) fn refute_later(&mut self, now: Time, out: &mut Outbox) {
-        let is_down = self.own.finding.ends_life();
+        let is_down = self.own.finding.ends_life() && !self.own.is_damped(now);
         let anybody = is_down.then(|| self.roster.present().next().map(|entry| entry.peer)).flatten();
         if let Some(from) = anybody {
-            // We were not allowed another life at once.
+            // We had to wait with it, or were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }
         // Who hears nothing would be accused again at once.
