@@ -63,6 +63,7 @@ fn all() -> Vec<Limit> {
         number tidings::node::EPOCHS_TAKEN_MAX, "larger epochs taken by one start";
         number tidings::detector::AWAITED_MAX, "probes that wait for an answer";
         number tidings::detector::CASES_MAX, "accusations of our own under way at once";
+        number tidings::detector::CASES_WHILE_LOST_MAX, "the same while hardly anybody answers us";
         number tidings::detector::HELPS_MAX, "accusations of others that are witnessed at once";
         number tidings::effect::SPLIT_NAMES_MAX, "members that are named of each side of a suspected split";
         number tidings::effect::SPLIT_ZONES_MAX, "zones that are listed of it";

@@ -22,6 +22,10 @@ use crate::wire::Probe;
 /// Accusations of ours under way at once; further ones wait for the next round.
 pub const CASES_MAX: usize = 64;
 
+/// So few while hardly anybody answers us: a few members that hear only each other would otherwise have everybody probed
+/// by everybody, and their own verdicts are worth little.
+pub const CASES_WHILE_LOST_MAX: usize = 2;
+
 /// How many members are asked in one case, at most.
 const WITNESSES_MAX: usize = 12;
 
@@ -130,7 +134,8 @@ impl Detector {
             self.counts.accusations_withheld += 1;
             return;
         }
-        if self.cases.len() >= CASES_MAX {
+        let most = if self.is_lost() && !is_final { CASES_WHILE_LOST_MAX } else { CASES_MAX };
+        if self.cases.len() >= most {
             self.counts.accusations_limited += 1;
             return;
         }
@@ -397,7 +402,9 @@ impl Detector {
         // cannot reach, whom nobody asks.
         let lost = self.suspects.iter().filter(|other| **other != id && roster.is_reachable(**other)).count();
         let is_all = case.witnesses.len() + lost >= others;
-        if others == 0 || (heard > 0 && heard < QUORUM && is_all) {
+        // Unless links that were cut are mending.
+        let is_mending = self.cleared.is_some_and(|at| at >= opened);
+        if others == 0 || (heard > 0 && heard < QUORUM && is_all && !is_mending) {
             let ruling = Self::ruling(case, now, timeout, self.answers, heard);
             if matches!(ruling, Ruling::Convicted { .. }) {
                 self.follow(now, id, ruling);

@@ -31,7 +31,7 @@ pub(crate) use case::Tally;
 use case::Testimony;
 pub(crate) use course::{probes_of_an_attempt, until_convicted};
 use health::Health;
-pub use hearing::CASES_MAX;
+pub use hearing::{CASES_MAX, CASES_WHILE_LOST_MAX};
 use hearing::{Asked, BackedOff, Case};
 pub use help::HELPS_MAX;
 use help::{HELP_KEPT, Help};
@@ -69,6 +69,9 @@ const ABSENT_PROBED: usize = 4;
 
 /// How far along the ring a round looks for a member that can be reached.
 const WALK_MAX: usize = 512;
+
+/// The share of our probes that is answered below which we look no further than need be.
+const LOST_RATIO: f64 = 1.0 / 3.0;
 
 /// After news of somebody unreachable everybody probes at once, but no more often than this.
 const HURRY_EVERY: Duration = Duration::from_millis(500);
@@ -141,6 +144,8 @@ pub(crate) struct Detector {
     heard: Time,
     answered: Option<Time>,
     is_cut_off: bool,
+    /// When a member that did not answer last answered again.
+    cleared: Option<Time>,
     numbers: u32,
     awaited: BTreeMap<u32, (Time, NodeId, Purpose)>,
     attempts: BTreeMap<NodeId, Attempt>,
@@ -186,6 +191,7 @@ impl Detector {
             heard: now,
             answered: None,
             is_cut_off: false,
+            cleared: None,
             numbers: 0,
             awaited: BTreeMap::new(),
             attempts: BTreeMap::new(),
@@ -228,6 +234,11 @@ impl Detector {
     /// Whether nobody answers us.
     pub(crate) const fn is_cut_off(&self) -> bool {
         self.is_cut_off
+    }
+
+    /// Whether hardly anybody answers us: most of the cluster, or we, must be behind a cut.
+    const fn is_lost(&self) -> bool {
+        self.answers.ratio() < LOST_RATIO
     }
 
     /// How much we doubt ourselves: 0 not at all, 8 at most.
@@ -345,7 +356,7 @@ impl Detector {
             self.attempt(now, id, roster);
             if self.cases.contains_key(&id) {
                 doubted += 1;
-                wanted = wanted.max(1 << doubted.min(8));
+                wanted = wanted.max(1 << doubted.min(if self.is_lost() { 3 } else { 8 }));
                 continue;
             }
             wanted -= 1;
@@ -467,10 +478,14 @@ impl Detector {
             return;
         }
         self.saw(id, Seen::Unanswered { probes: attempt.tries, timeout });
-        if self.suspects.insert(id) {
+        let is_new = self.suspects.insert(id);
+        if is_new {
             self.acts.push(Act::Suspect(id));
         }
         self.accuse(now, attempt.salvo, false, roster, rng);
+        if !is_new {
+            return;
+        }
         // Whoever stands behind it may be gone with it.
         self.round_at = now;
         self.round(now, roster, rng);
@@ -592,6 +607,7 @@ impl Detector {
             }
         }
         if self.suspects.remove(&to) {
+            self.cleared = Some(now);
             self.saw(to, Seen::Answered { rtt: sample });
             self.acts.push(Act::Clear(to));
         }
