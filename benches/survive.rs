@@ -1,7 +1,8 @@
 //! Real servers in processes of their own, under load, while they are restarted one after another or killed; and drains
-//! of a hundred members: how many calls fail. `cargo bench --features tower --bench survive -- [--calls N | --kill N]`.
+//! of a hundred members: how many calls fail. `cargo bench --features tower --bench survive -- [--calls N | --kill N]`;
+//! `--kill` makes only that experiment.
 //!
-//! `--kill` makes only that experiment. Each line is a JSON object. `attempts_failed` counts single tries, `calls_failed` what the user sees.
+//! Each line is a JSON object. `attempts_failed` counts single tries, `calls_failed` what the user sees.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
