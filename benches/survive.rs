@@ -1,5 +1,6 @@
 //! Real servers in processes of their own, under load, while they are restarted one after another or killed; and drains
-//! of a hundred members: how many calls fail. `cargo bench --features tower --bench survive -- [--calls N]`.
+//! of a hundred members: how many calls fail. `cargo bench --features tower --bench survive -- [--calls N | --kill N]`;
+//! `--kill` makes only that experiment.
 //!
 //! Each line is a JSON object. `attempts_failed` counts single tries, `calls_failed` what the user sees.
 
@@ -27,7 +28,7 @@ use tidings::select::layers::DrainLayer;
 use tidings::select::run::{Caller, Failure};
 use tidings::select::{Call, Candidate, Picker, Selector};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -36,6 +37,9 @@ const CALLERS: u64 = 40;
 const CALLS_PER_SECOND: u64 = 2_000;
 const CLUSTER: &str = "survive";
 const SERVICE: &str = "web";
+
+/// The first server's name, and its instance's id.
+const FIRST: &str = "server-0";
 
 /// How long a server works on a call: so that some are always under way.
 const WORK: Duration = Duration::from_millis(2);
@@ -46,6 +50,7 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--server", name, seed] => runtime.block_on(serve(name, seed)),
         ["--calls", calls] => runtime.block_on(all(calls.parse()?)),
+        ["--kill", calls] => runtime.block_on(kill(calls.parse()?)),
         _ => runtime.block_on(all(100_000)),
     }
 }
@@ -121,6 +126,9 @@ struct Figures {
     refused: AtomicU64,
     broken: AtomicU64,
     turned_away: AtomicU64,
+    /// Whether the first server is dead: tries that begin from then on are counted below.
+    is_one_dead: AtomicBool,
+    hits_of_the_dead: AtomicU64,
 }
 
 /// One try.
@@ -130,6 +138,8 @@ async fn attempt(
     figures: Arc<Figures>,
 ) -> std::result::Result<(), Failure<String>> {
     figures.attempts.fetch_add(1, Relaxed);
+    let is_dead = figures.is_one_dead.load(Relaxed) && instance.offered().instance.id.as_str() == FIRST;
+    figures.hits_of_the_dead.fetch_add(is_dead.into(), Relaxed);
     let uri = format!("http://{}/", instance.address());
     let request = Request::get(uri).body(Empty::new()).map_err(|error| Failure::Rejected(error.to_string()))?;
     let answered = async {
@@ -171,11 +181,10 @@ fn is_refused(error: &ClientError) -> bool {
 }
 
 /// Calls at a steady rate until told to stop.
-async fn load(registry: &Registry, failover: Failover, stop: Arc<AtomicBool>) -> Result<Arc<Figures>> {
+async fn load(registry: &Registry, failover: Failover, stop: Arc<AtomicBool>, figures: Arc<Figures>) -> Result<()> {
     let picker = Picker::new(registry.reader(), SERVICE).with_selector(Selector::new());
     let caller = Arc::new(Caller::new(picker, failover, Budget::default())?);
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let figures = Arc::new(Figures::default());
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CALLERS {
         let (caller, client, figures, stop) =
@@ -198,7 +207,7 @@ async fn load(registry: &Registry, failover: Failover, stop: Arc<AtomicBool>) ->
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn tell(experiment: &str, figures: &Figures, more: &str) {
@@ -231,7 +240,8 @@ struct Calling {
     registry: Registry,
     servers: Vec<Server>,
     stop: Arc<AtomicBool>,
-    loaded: JoinHandle<Result<Arc<Figures>>>,
+    loaded: JoinHandle<Result<()>>,
+    figures: Arc<Figures>,
 }
 
 impl Calling {
@@ -240,18 +250,19 @@ impl Calling {
         let seed = registry.local_addr();
         let servers = tokio::task::spawn_blocking(move || start_all(seed)).await??;
         healthy(&registry, SERVERS).await?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, figures) = (Arc::new(AtomicBool::new(false)), Arc::new(Figures::default()));
         let loaded = {
-            let (registry, stop) = (registry.clone(), Arc::clone(&stop));
-            tokio::spawn(async move { load(&registry, failover, stop).await })
+            let (registry, stop, figures) = (registry.clone(), Arc::clone(&stop), Arc::clone(&figures));
+            tokio::spawn(async move { load(&registry, failover, stop, figures).await })
         };
-        Ok(Self { registry, servers, stop, loaded })
+        Ok(Self { registry, servers, stop, loaded, figures })
     }
 
     /// Ends the calls, tells how they went, and then ends the servers.
     async fn end(self, what: &str, more: &str) -> Result<()> {
         self.stop.store(true, Relaxed);
-        tell(what, &*self.loaded.await??, more);
+        self.loaded.await??;
+        tell(what, &self.figures, more);
         self.registry.leave().await?;
         Ok(())
     }
@@ -285,14 +296,28 @@ async fn rolling(what: &str, word: &'static str, failover: Failover, calls: u64)
     calling.end(what, &format!(",\"restarts\":{restarts}")).await
 }
 
-/// Kills one of the servers in the middle.
+/// Kills one of the servers in the middle. A connection that is refused ejects it at once, for longer than gossip takes
+/// to find it unreachable: so it is hit once, but for tries that begin before the first refusal is back.
 async fn kill(calls: u64) -> Result<()> {
     let mut calling = Calling::start(Failover::default()).await?;
     let half = Duration::from_secs(calls.div_ceil(2 * CALLS_PER_SECOND));
     tokio::time::sleep(half).await;
-    calling.servers[0].child.kill()?;
+    let dead = &mut calling.servers[0].child;
+    dead.kill()?;
+    // Until the kernel has closed its connections, tries hang that break then: they are under way as well.
+    dead.wait()?;
+    calling.figures.is_one_dead.store(true, Relaxed);
+    let killed = Instant::now();
+    healthy(&calling.registry, SERVERS - 1).await?;
+    let (gone_after, hits) = (killed.elapsed(), calling.figures.hits_of_the_dead.load(Relaxed));
     tokio::time::sleep(half).await;
-    calling.end("kill_of_one_with_retries", "").await
+    let all = calling.figures.hits_of_the_dead.load(Relaxed);
+    let more = format!(
+        ",\"dead_hits_until_gossip\":{hits},\"dead_hits_after\":{},\"gossip_after_ms\":{}",
+        all - hits,
+        gone_after.as_millis()
+    );
+    calling.end("kill_of_one_with_retries", &more).await
 }
 
 /// Drains twenty of a hundred members, in one process.

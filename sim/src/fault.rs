@@ -256,7 +256,11 @@ impl Lasting {
     }
 }
 
-fn pairs<'a>(from: &'a [HostIndex], to: &'a [HostIndex]) -> impl Iterator<Item = (HostIndex, HostIndex)> + 'a {
+/// The directed pairs that a cut is of.
+pub(crate) fn pairs<'a>(
+    from: &'a [HostIndex],
+    to: &'a [HostIndex],
+) -> impl Iterator<Item = (HostIndex, HostIndex)> + 'a {
     from.iter().flat_map(move |&one| to.iter().map(move |&other| (one, other))).filter(|(one, other)| one != other)
 }
 

@@ -149,6 +149,7 @@ pub fn draw(seed: u64, without: &[Kind]) -> Scenario {
             registrations_per_s: some(rng, 1.0),
             withdrawals_per_s: some(rng, 1.0),
             lookups_per_s: 0.0,
+            readers: 0,
         },
         timeline: timeline.into_iter().map(|step| Spanned::new(0..0, step)).collect(),
         settle: Settle { within: SETTLE_WITHIN, stays: Span::from_secs(5) },

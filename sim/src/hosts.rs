@@ -8,6 +8,7 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde::{Deserialize, Serialize};
 
+use crate::process::Process;
 use crate::units::Share;
 use crate::world::{HostIndex, World};
 
@@ -23,6 +24,7 @@ use crate::world::{HostIndex, World};
 /// | `down` | the hosts on which no process runs |
 /// | `slow` | the hosts of the group of that name |
 /// | `not slow` | the hosts that the term behind it does not mean |
+/// | `observers of slow` | the hosts whose members observe one of those that the term behind it means |
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hosts {
@@ -41,6 +43,7 @@ enum Term {
     Down,
     Group(String),
     Not(Box<Self>),
+    ObserversOf(Box<Self>),
 }
 
 impl Eq for Term {}
@@ -128,6 +131,13 @@ impl Term {
                 let others = term.choose(world, count, groups, rng)?;
                 (0..count).filter(|host| !others.contains(host)).collect()
             }
+            Self::ObserversOf(term) => {
+                let meant = term.choose(world, count, groups, rng)?;
+                let ids: BTreeSet<_> = meant.iter().filter_map(|&host| Some(world.node(host)?.peer().id)).collect();
+                let observes = |node: &Process| node.as_tidings()?.observed();
+                let observers = world.running().filter(|(_, node)| observes(node).is_some_and(|id| ids.contains(&id)));
+                observers.map(|(host, _)| host).collect()
+            }
         })
     }
 }
@@ -151,6 +161,9 @@ impl FromStr for Term {
         let word = text.trim();
         if let Some(rest) = word.strip_prefix("not ") {
             return Ok(Self::Not(Box::new(rest.parse()?)));
+        }
+        if let Some(rest) = word.strip_prefix("observers of ") {
+            return Ok(Self::ObserversOf(Box::new(rest.parse()?)));
         }
         if let Some(zone) = word.strip_prefix("zone ") {
             return Ok(Self::Zone(zone.trim().to_owned()));
@@ -233,6 +246,24 @@ mod tests {
         assert_eq!(chosen("any 30%").map(|hosts| hosts.len()), Ok(3));
         assert_eq!(chosen("half").map(|hosts| hosts.len()), Ok(5));
         assert_eq!(chosen("down"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn everybody_has_one_observer_once_all_know_each_other() {
+        let mut world = World::new(WorldConfig::new(1));
+        (0..6).for_each(|host| {
+            world.add_node(if host == 0 { &[] } else { &[0] });
+        });
+        world.run_until_settled(std::time::Duration::from_secs(30)).expect("they join");
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut observers = BTreeSet::new();
+        for host in 0..6 {
+            let hosts = Hosts::try_from(format!("observers of {host}")).expect("it can be read");
+            let chosen = hosts.choose(&world, 6, &BTreeMap::new(), &mut rng).expect("they exist");
+            assert!(chosen.len() == 1 && chosen[0] != host, "{host}: {chosen:?}");
+            observers.extend(chosen);
+        }
+        assert_eq!(observers.len(), 6);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Marks {
     by_subject: BTreeMap<Start, (HostIndex, Vec<Mark>)>,
     /// The moments at which each observer told its program of somebody out.
     told: BTreeMap<HostIndex, BTreeSet<Time>>,
+    /// When each observer told its program of each subject that it is not reachable: suspect, or worse.
+    avoided: BTreeMap<(HostIndex, HostIndex), Vec<Time>>,
     kept: usize,
 }
 
@@ -45,6 +47,30 @@ impl Marks {
         }
         let (_, marks) = self.by_subject.entry(about).or_insert((subject, Vec::new()));
         marks.push(Mark { at, observer, is_out });
+    }
+
+    pub(crate) fn note_avoided(&mut self, at: Time, observer: HostIndex, subject: HostIndex) {
+        if self.kept < MARKS_MAX {
+            self.kept += 1;
+            self.avoided.entry((observer, subject)).or_default().push(at);
+        }
+    }
+
+    /// How long after `begin` an observer told its program that a subject gets no calls; `None` if not by `end`.
+    pub fn avoided_after(
+        &self,
+        observer: HostIndex,
+        subject: HostIndex,
+        (begin, end): (Time, Time),
+    ) -> Option<Duration> {
+        let times = self.avoided.get(&(observer, subject))?;
+        times.iter().find(|at| (begin..=end).contains(*at)).map(|at| at.since(begin))
+    }
+
+    /// How often, from `begin` to `end`, hosts told their programs that somebody gets no calls, apart from these pairs.
+    pub fn avoided_by_others(&self, pairs: &BTreeSet<(HostIndex, HostIndex)>, (begin, end): (Time, Time)) -> usize {
+        let others = self.avoided.iter().filter(|(pair, _)| !pairs.contains(pair));
+        others.flat_map(|(_, times)| times).filter(|at| (begin..=end).contains(*at)).count()
     }
 
     /// The most changes of mind of one observer about one subject within a minute.
@@ -146,6 +172,19 @@ mod tests {
     use tidings::peer::NodeId;
 
     use super::*;
+
+    #[test]
+    fn who_is_avoided_by_the_pairs_and_by_others_is_told_apart() {
+        let mut marks = Marks::default();
+        let pairs = BTreeSet::from([(0, 9)]);
+        marks.note_avoided(at(3), 0, 9);
+        marks.note_avoided(at(11), 0, 9);
+        marks.note_avoided(at(12), 1, 9);
+        assert_eq!(marks.avoided_after(0, 9, (at(10), at(20))), Some(Duration::from_secs(1)));
+        assert_eq!(marks.avoided_after(2, 9, (at(10), at(20))), None);
+        assert_eq!(marks.avoided_by_others(&pairs, (at(10), at(20))), 1);
+        assert_eq!(marks.avoided_by_others(&pairs, (at(13), at(20))), 0);
+    }
 
     const ABOUT: Start = (NodeId(9), 1);
 

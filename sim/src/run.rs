@@ -14,7 +14,7 @@ use tidings::record::{Endpoint, Instance, Key};
 use tidings::time::Time;
 
 use crate::check;
-use crate::fault::{Fault, Lasting, RestartWith};
+use crate::fault::{Fault, Lasting, RestartWith, pairs};
 use crate::hosts::Hosts;
 use crate::report::words_of;
 use crate::scenario::{Scenario, Step};
@@ -127,6 +127,13 @@ enum Act {
     Sample,
 }
 
+/// A cut: which directed pairs, and from when to when.
+struct Cut {
+    pairs: BTreeSet<(HostIndex, HostIndex)>,
+    begin: Time,
+    end: Time,
+}
+
 struct Runner<'a> {
     scenario: &'a Scenario,
     seed: u64,
@@ -140,6 +147,7 @@ struct Runner<'a> {
     end: Time,
     sample_every: Duration,
     begun: Vec<Option<Lasting>>,
+    cuts: Vec<Cut>,
     failures: Vec<String>,
     figures: BTreeMap<String, f64>,
     serial: u64,
@@ -159,7 +167,12 @@ struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     fn new(scenario: &'a Scenario, seed: u64, options: Options) -> Self {
-        let config = WorldConfig { network: scenario.network(), mode: scenario.mode(), ..WorldConfig::new(seed) };
+        let config = WorldConfig {
+            network: scenario.network(),
+            mode: scenario.mode(),
+            views: scenario.workload.readers,
+            ..WorldConfig::new(seed)
+        };
         let mut world = World::new(config);
         if let Some(sink) = options.trace {
             world.write_trace(sink);
@@ -176,6 +189,7 @@ impl<'a> Runner<'a> {
             end: Time::ZERO,
             sample_every: SAMPLE_EVERY.max(scenario.lasts.0 / SAMPLES_MAX),
             begun: Vec::new(),
+            cuts: Vec::new(),
             failures: Vec::new(),
             figures: BTreeMap::new(),
             serial: 0,
@@ -214,6 +228,7 @@ impl<'a> Runner<'a> {
         let rumors = self.rumors_sent();
         self.follow_agenda()?;
         self.measure_traffic(&before);
+        self.measure_views("");
         let changes = self.world.watch().followed();
         if changes > 0 && self.scenario.lasts.0 > Duration::ZERO {
             self.figure("sends_per_change", (self.rumors_sent() - rumors) as f64 / changes as f64);
@@ -476,6 +491,10 @@ impl<'a> Runner<'a> {
             }
         }
         let ends = step.lasts.map(|lasts| self.world.now() + lasts.0);
+        if let Fault::Cut(from, to) = fault {
+            let (begin, end) = (self.world.now(), ends.unwrap_or(self.end));
+            self.cuts.push(Cut { pairs: pairs(from, to).collect(), begin, end });
+        }
         match (fault, ends) {
             (Fault::Crash(hosts), Some(ends)) => self.plan(ends, Act::Restart(hosts.clone(), with)),
             (_, Some(ends)) => {
@@ -653,6 +672,7 @@ impl<'a> Runner<'a> {
         }
         let settled = self.settle_for_good(healed);
         self.measure();
+        self.measure_views("_after");
         self.figure("heal_ms", ms(settled?.since(healed)));
         Ok(())
     }
@@ -787,6 +807,7 @@ impl<'a> Runner<'a> {
             self.world.running().filter_map(|(_, node)| node.as_tidings()).map(|node| node.counters().renewals).sum();
         named.push(("renewals".to_owned(), renewals as f64));
         self.measure_marks(&mut named);
+        self.measure_cuts(&mut named);
         if self.lookups > 0 {
             named.push(("lookups_wrong_share".to_owned(), self.lookups_wrong as f64 / self.lookups as f64));
         }
@@ -815,6 +836,42 @@ impl<'a> Runner<'a> {
         let told: Vec<f64> = marks.told_in().into_iter().map(|count| count as f64).collect();
         if !told.is_empty() {
             named.push(("told_in_moments_p95".to_owned(), quantile(&told, 0.95)));
+        }
+    }
+
+    /// How soon whoever could not reach somebody avoided it, and whether anybody else did.
+    fn measure_cuts(&self, named: &mut Vec<(String, f64)>) {
+        let marks = self.world.watch().marks();
+        let mut slowest: Option<Duration> = None;
+        let mut others = 0;
+        for Cut { pairs, begin, end } in &self.cuts {
+            let span = (*begin, *end);
+            let after = |&(from, to): &(_, _)| marks.avoided_after(from, to, span).unwrap_or(end.since(*begin));
+            slowest = slowest.max(pairs.iter().map(after).max());
+            others += marks.avoided_by_others(pairs, span);
+        }
+        if let Some(slowest) = slowest {
+            named.push(("cut_avoided_after_max_ms".to_owned(), ms(slowest)));
+            named.push(("avoided_by_others".to_owned(), others as f64));
+        }
+    }
+
+    /// What the programs that read views find now, over all services; nothing if no host keeps a view.
+    fn measure_views(&mut self, when: &str) {
+        let mut healthy = Vec::new();
+        let mut stale = Vec::new();
+        for reader in (0..self.scenario.workload.readers).filter_map(|host| self.world.reader(host)) {
+            let services = reader.services();
+            healthy.push(services.iter().map(|service| service.healthy().len()).sum::<usize>() as f64);
+            stale.push(services.iter().map(|service| service.stale().count()).sum::<usize>() as f64);
+        }
+        for (name, mut values) in [("read_healthy", healthy), ("read_stale", stale)] {
+            values.sort_unstable_by(f64::total_cmp);
+            if let (Some(&least), Some(&most)) = (values.first(), values.last()) {
+                self.figure(&format!("{name}{when}_min"), least);
+                self.figure(&format!("{name}{when}_max"), most);
+                self.figure("mass_drops", self.world.mass_drops() as f64);
+            }
         }
     }
 

@@ -229,6 +229,8 @@ pub struct Workload {
     pub withdrawals_per_s: f64,
     /// Looks of a program at the instances that its node lists, of the whole cluster.
     pub lookups_per_s: f64,
+    /// How many hosts, from the first on, keep the view that their programs would read.
+    pub readers: usize,
 }
 
 impl Default for Workload {
@@ -240,6 +242,7 @@ impl Default for Workload {
             registrations_per_s: 0.0,
             withdrawals_per_s: 0.0,
             lookups_per_s: 0.0,
+            readers: 0,
         }
     }
 }

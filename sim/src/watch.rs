@@ -225,6 +225,13 @@ impl Watch {
         }
     }
 
+    /// A node told its program that `about` is not reachable any more, for itself or for everybody.
+    pub(crate) fn avoided(&mut self, now: Time, observer: HostIndex, about: Start) {
+        if let Some(&subject) = self.hosts.get(&about) {
+            self.marks.note_avoided(now, observer, subject);
+        }
+    }
+
     pub(crate) fn called_up(&mut self, now: Time, observer: HostIndex, about: Start) {
         self.ups += 1;
         self.called_back(now, observer, about);

@@ -57,3 +57,14 @@ fn what_arrives_twice_or_late_does_no_harm() {
 fn restarted_members_find_the_others_without_their_seeds() {
     must_hold("seeds-dead");
 }
+
+#[test]
+fn who_alone_cannot_reach_a_member_avoids_it_alone() {
+    must_hold("one-link-cut");
+}
+
+#[test]
+fn most_of_a_service_is_kept_if_it_crashes_and_gone_if_it_goes() {
+    must_hold("mass-drop");
+    must_hold("scale-to-zero");
+}

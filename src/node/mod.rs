@@ -470,6 +470,11 @@ impl Node {
         self.roster.get(id).map(|entry| entry.peer.nonce)
     }
 
+    /// Whom this node observes: it probes the next reachable member on the ring in each round.
+    pub fn observed(&self) -> Option<NodeId> {
+        self.roster.successor()
+    }
+
     /// What was counted since the start.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;

@@ -243,6 +243,7 @@ async fn single<T, E>(
 mod tests {
     use std::collections::BTreeSet;
     use std::future::pending;
+    use std::rc::Rc;
     use std::sync::Mutex;
 
     use super::*;
@@ -330,6 +331,43 @@ mod tests {
         let error = caller.call(Call::new(), true, hanging).await.unwrap_err();
         assert_eq!(error, CallError::Failed { tries: 3, why: Why::GaveUp(GiveUp::Deadline), last: None });
         assert!((ms(249)..ms(253)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+
+    /// A member that only we cannot reach is healthy for everybody else: no gossip takes it out of our view, unless we
+    /// observe it. What we find out by calling it stays with us.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_alone_cannot_reach_an_instance_avoids_it_within_1500_ms_and_no_call_fails() {
+        let fleet = five();
+        let ms = Duration::from_millis;
+        let failover = Failover { per_try: Some(ms(250)), ..Failover::default() };
+        // In turn, which is the worst: others look at who is slow, too.
+        let caller = Rc::new(caller(&fleet, failover));
+        let begun = Rc::new(Mutex::new(Vec::new()));
+        let start = Instant::now();
+        let calling = tokio::task::LocalSet::new();
+        let calls = calling.run_until(async {
+            let mut calls = tokio::task::JoinSet::new();
+            for _ in 0..400 {
+                let (caller, begun) = (Rc::clone(&caller), Rc::clone(&begun));
+                calls.spawn_local(async move {
+                    let attempt = async |instance: Arc<Candidate>| {
+                        if id(&instance) == "0002" {
+                            begun.lock().unwrap().push(start.elapsed());
+                            pending::<()>().await;
+                        }
+                        pass(ms(1)).await;
+                        Ok::<_, Failure<()>>(())
+                    };
+                    caller.call(Call::new(), true, attempt).await
+                });
+                pass(ms(10)).await;
+            }
+            calls.join_all().await
+        });
+        assert!(calls.await.iter().all(Result::is_ok));
+        let begun = begun.lock().unwrap();
+        assert!(!begun.is_empty() && begun.iter().all(|at| *at < ms(1_500)), "{begun:?}");
+        assert_eq!(fleet.service().healthy().len(), 5, "the view is as it was");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::balance::{Named, Random, RoundRobin};
+use super::failover::{Budget, Failover, Next};
 use super::fixture::{Fleet, instance};
 use super::*;
 use crate::guard::DROP_WINDOW;
@@ -70,6 +71,35 @@ fn a_refused_connection_ejects_at_once_and_one_call_an_ejection_finds_out() {
     let calls = call(&picker, 0, 200_000, "0000", Outcome::Refused);
     assert_eq!(got(&calls, "0000"), 4);
     assert_eq!((picker.stats().for_refused, picker.stats().probes), (4, 3));
+}
+
+#[test]
+fn calls_that_fail_over_hit_a_dead_instance_once_an_ejection_until_gossip_removes_it() {
+    let mut fleet = Fleet::of_weights(&[1; 5]);
+    let picker = picker(&fleet);
+    let (failover, budget) = (Failover::default(), Budget::default());
+    let mut hits = Vec::new();
+    for millis in 0..200_000 {
+        if millis == 150_000 {
+            fleet.member(0, MemberState::Unreachable);
+        }
+        let now = at(millis);
+        let mut tries = failover.begin(Call::new(), false, &budget, now);
+        loop {
+            let pick = picker.pick_at(tries.call(), now).expect("there are others");
+            tries.trying(pick.token());
+            if id(&pick) != "0000" {
+                pick.finish_at(Outcome::Succeeded, now);
+                break;
+            }
+            hits.push(millis);
+            pick.finish_at(Outcome::Refused, now);
+            assert_eq!(tries.next(Outcome::Refused, &budget, now, 0), Next::TryAfter(Duration::ZERO));
+        }
+    }
+    // Ejected for 30 s, 60 s and 90 s: the call at 180 s finds it gone from the view.
+    let seconds: Vec<_> = hits.iter().map(|millis| millis / 1_000).collect();
+    assert_eq!(seconds, [0, 30, 90], "{hits:?}");
 }
 
 #[test]

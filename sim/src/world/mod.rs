@@ -323,6 +323,11 @@ impl World {
         result
     }
 
+    /// How often the guard of any host's view found a service lost at once, see [`WorldConfig::views`].
+    pub fn mass_drops(&self) -> u64 {
+        self.hosts.iter().filter_map(|host| host.view.as_ref()).map(|view| view.sizes().mass_drops).sum()
+    }
+
     /// What the program on `host` reads; `None` for a host without a view, see [`WorldConfig::views`].
     pub fn reader(&self, host: HostIndex) -> Option<Reader> {
         self.hosts[host].view.as_ref().map(View::reader)
@@ -708,6 +713,11 @@ impl World {
     /// Tells the watch what a node found out.
     fn note(&mut self, index: HostIndex, event: &Event) {
         let now = self.now;
+        if let Event::MemberDown(member) | Event::MemberChanged(member) = event
+            && member.state != MemberState::Reachable
+        {
+            self.watch.avoided(now, index, (member.peer.id, member.peer.epoch()));
+        }
         match event {
             Event::MemberChanged(member) if member.state == MemberState::Suspect => {}
             Event::MemberChanged(member) if member.state != MemberState::Unreachable => {
