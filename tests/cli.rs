@@ -284,7 +284,7 @@ fn the_control_channel_answers_every_line() {
 
     let long = format!("register name=web,addr=h:1,meta.k={}", "x".repeat(130 * 1024));
     let refusals = [
-        ("jump", "allowed: register, update, withdraw, drain, leave, view, stats"),
+        ("jump", "allowed: register, offer, update, withdraw, tell, checks, maintenance, drain, leave, view, stats"),
         ("regsiter name=x", "did you mean register?"),
         ("withdraw api-1", "registered are: web@a:80"),
         ("update web@a:80 wieght=1", "did you mean weight?"),
@@ -298,6 +298,47 @@ fn the_control_channel_answers_every_line() {
 
     node.ask("leave", "left");
     assert_eq!(node.end().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_offered_is_back_with_its_checks_after_a_kill_and_nothing_is_there_twice() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().to_str().expect("text").to_owned();
+    let service = "name=fixed,addr=127.0.0.1:1,check=ttl:30s initial=passing";
+    let mut a = Node::start(&node("a", &["--data-dir", &data, "--service", service]));
+    let mut b = Node::start(&node("b", &["--join", &a.addr]));
+    let offered = a.ask("offer name=web,addr=127.0.0.1:80,check=ttl:30s,check=exec:true", "error");
+    assert!(offered["reason"].as_str().unwrap().contains("the agent's own configuration"), "{offered}");
+    for _ in 0..2 {
+        a.ask("offer name=web,addr=127.0.0.1:80,id=w,check=ttl:60s name='the beat'", "registered");
+    }
+    a.ask("tell service:w passing well", "told");
+    a.ask("maintenance on fixed@a:1 for=10m disk swap", "maintenance");
+    statuses_until(&mut b, &[("fixed@a:1", "maintenance"), ("w", "passing")]);
+    // What a check says is written down a moment later.
+    let kept = dir.path().join("offers.json");
+    let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(r#""level":"passing""#));
+    let was_kept = (0..LOOKS_MAX).any(|_| {
+        a.ask("stats", "stats");
+        is_kept()
+    });
+    assert!(was_kept, "the level was not written down");
+    signal("KILL", a.child.as_ref().expect("it runs").id());
+    a.end();
+
+    let mut again = Node::start(&node("a", &["--data-dir", &data, "--service", service, "--join", &b.addr]));
+    let checks = again.ask("checks", "checks");
+    let checks: Vec<(&str, &str)> = checks["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| (check["id"].as_str().unwrap(), check["level"].as_str().unwrap()))
+        .collect();
+    assert_eq!(checks, [("service:fixed@a:1", "passing"), ("service:w", "passing")]);
+    statuses_until(&mut b, &[("fixed@a:1", "maintenance"), ("w", "passing")]);
+    again.ask("withdraw w", "withdrawn");
+    assert!(!std::fs::read_to_string(&kept).expect("it is there").contains("\"web\""));
 }
 
 #[test]
@@ -347,8 +388,8 @@ fn a_table_into_a_pipe_is_lines_without_colour() {
     assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
     assert!(lines[0].contains("ready"), "{lines:?}");
     assert!(lines[1].contains("member_up          a 127.0.0.1:"), "{lines:?}");
-    assert!(lines[2].contains("promise            a crash is known to everybody after 1."), "{lines:?}");
-    assert!(lines[3].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
+    assert!(lines[3].contains("promise            a crash is known to everybody after 1."), "{lines:?}");
+    assert!(lines[2].contains("service_up         web web@a:80 on a at 127.0.0.1:80 tag=v1"), "{lines:?}");
 }
 
 #[test]
@@ -393,6 +434,24 @@ fn view_until(node: &mut Node, is_wanted: impl Fn(&[(String, String)], &[(String
         }
     }
     panic!("the view did not become as wanted");
+}
+
+/// Waits until these are the ids and statuses of all instances.
+#[cfg(unix)]
+fn statuses_until(node: &mut Node, wanted: &[(&str, &str)]) {
+    let mut seen = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let view = node.ask("view", "view");
+        let services = view["services"].as_array().unwrap().clone();
+        let instances = services.iter().flat_map(|service| service["instances"].as_array().unwrap().clone());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        seen = instances.map(|one| (text(&one["record"]["id"]), text(&one["record"]["status"]["state"]))).collect();
+        seen.sort_unstable();
+        if seen.iter().map(|(id, status)| (id.as_str(), status.as_str())).eq(wanted.iter().copied()) {
+            return;
+        }
+    }
+    panic!("the last that was seen: {seen:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Only a change of a check's [`Level`] concerns other members; what a check printed stays where it ran.
 
 mod judge;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::judge::Judge;
+pub(crate) use self::probe::run;
 
 /// Bytes of what a check printed that are kept; the rest is cut off.
 pub const OUTPUT_BYTES_MAX: usize = 4 * 1024;

@@ -46,7 +46,11 @@ Example:
   name = \"web\"
   addr = \"127.0.0.1:8080\"
   tag = [\"v1\"]
-  meta = { owner = \"me\" }";
+  meta = { owner = \"me\" }
+
+  [[service.check]]
+  target = \"http://127.0.0.1:8080/health\"
+  interval = \"5s\"";
 
 /// Look at settings: is the file right, and which value comes from where.
 #[derive(Debug, clap::Args)]
@@ -372,7 +376,7 @@ impl Reader<'_> {
                 DeValue::Table(table) => self.spec(table)?,
                 other => return Err(wrong(at, other.type_str())),
             };
-            spec::parse_instance(&spec).map_err(|error| FileError::Value {
+            spec::parse_offer(&spec).map_err(|error| FileError::Value {
                 place: self.place(at),
                 key: "service".to_owned(),
                 message: error.to_string(),
@@ -407,6 +411,15 @@ impl Reader<'_> {
         let mut spec = String::new();
         for (name, value) in table {
             match value.get_ref() {
+                DeValue::Array(array) if name.get_ref() == "check" => {
+                    for one in array {
+                        let check = match one.get_ref() {
+                            DeValue::Table(table) => self.check_words(table)?,
+                            _ => self.scalar("service.check", one)?,
+                        };
+                        self.append(&mut spec, "check", &check);
+                    }
+                }
                 DeValue::Array(array) => {
                     for one in array {
                         self.pair(&mut spec, name.get_ref(), one)?;
@@ -423,20 +436,47 @@ impl Reader<'_> {
         Ok(spec)
     }
 
-    fn pair(&self, spec: &mut String, name: &str, value: &Spanned<DeValue<'_>>) -> Result<(), FileError> {
-        let text = match value.get_ref() {
-            DeValue::String(text) => text.to_string(),
-            DeValue::Integer(number) => number.to_string(),
-            other => {
-                let place = self.place(value.span().start);
-                let key = format!("service.{name}");
-                return Err(FileError::Type { place, key, expected: "a string", found: other.type_str() });
+    /// The table `[[service.check]]` as the words of a check: `target` first, the others by their keys.
+    fn check_words(&self, table: &DeTable<'_>) -> Result<String, FileError> {
+        let mut target = None;
+        let mut words = Vec::new();
+        for (name, value) in table {
+            let key = format!("service.check.{}", name.get_ref());
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("target", _) => target = Some(self.scalar(&key, value)?),
+                (name, DeValue::Array(array)) => {
+                    for one in array {
+                        words.push(format!("{name}={}", self.scalar(&key, one)?));
+                    }
+                }
+                (name, _) => words.push(format!("{name}={}", self.scalar(&key, value)?)),
             }
-        };
+        }
+        Ok(shell_words::join(target.into_iter().chain(words)))
+    }
+
+    fn pair(&self, spec: &mut String, name: &str, value: &Spanned<DeValue<'_>>) -> Result<(), FileError> {
+        let text = self.scalar(&format!("service.{name}"), value)?;
+        self.append(spec, name, &text);
+        Ok(())
+    }
+
+    fn append(&self, spec: &mut String, name: &str, text: &str) {
         let comma = if spec.is_empty() { "" } else { "," };
         let escaped = format!("{name}={text}").replace('\\', "\\\\").replace(',', "\\,");
         write!(spec, "{comma}{escaped}").expect("writing to a string does not fail");
-        Ok(())
+    }
+
+    fn scalar(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, FileError> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::Integer(number) => Ok(number.to_string()),
+            DeValue::Boolean(is) => Ok(is.to_string()),
+            other => {
+                let place = self.place(value.span().start);
+                Err(FileError::Type { place, key: key.to_owned(), expected: "a string", found: other.type_str() })
+            }
+        }
     }
 }
 
@@ -612,11 +652,30 @@ mod tests {
         let file = file.expect("it is right");
         let (specs, line) = &file.values["service"];
         assert_eq!(*line, 1);
-        let instance = spec::parse_instance(&specs[0]).expect("it was checked");
+        let instance = spec::parse_offer(&specs[0]).expect("it was checked").instance;
         assert_eq!((instance.weight, instance.tags.len()), (3, 2));
         assert_eq!(instance.meta.values().next().map(ToString::to_string), Some("x,y\\z".to_owned()));
         let error = parsed("[[service]]\nname = \"web\"\n\n[[service]]\nnaem = \"x\"\n").unwrap_err();
         assert!(error.contains("t.toml:1") && error.contains("addr"), "{error}");
+    }
+
+    #[test]
+    fn a_check_table_is_the_check_of_the_spec() {
+        let file = parsed(
+            "[[service]]\nname = \"web\"\naddr = \"127.0.0.1:80\"\ncheck = [\"tcp:h:1\"]\n\n[[service]]\nname = \"db\"\n\
+             addr = \"127.0.0.1:81\"\n\n[[service.check]]\ntarget = \"http://h/x,y\"\ninterval = \"2s\"\n\
+             header = [\"A: b c\", \"B: d\"]\nredirects = false\n\n[[service.check]]\ntarget = \"exec:test -e 'a b'\"\n",
+        );
+        let file = file.expect("it is right");
+        let (specs, _) = &file.values["service"];
+        let checks = |n: usize| spec::parse_offer(&specs[n]).expect("it was checked").checks;
+        assert_eq!(checks(0).len(), 1);
+        let [http, command] = &checks(1)[..] else { panic!("two checks") };
+        assert_eq!((http.interval, http.kind.as_str()), (Duration::from_secs(2), "http"));
+        assert!(format!("{:?}", http.kind).contains("b c") && format!("{:?}", http.kind).contains("x,y"));
+        assert!(format!("{:?}", command.kind).contains("\"a b\""));
+        let error = parsed("[[service]]\nname = \"w\"\naddr = \"h:1\"\n[[service.check]]\ntarget = \"tcp:h\"\n");
+        assert!(error.unwrap_err().contains("tcp \"h\" is not HOST:PORT"));
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! Commands on standard input, one a line: reads and executes them. Answers are JSON lines.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings::check::{Level, Outcome};
+use tidings::offers::{Existing, Maintenance, Offer, OfferError, Offers, Origin};
 use tidings::peer::Member;
 use tidings::record::{Instance, Key};
-use tidings::registry::{Drained, KeyError, Registration, Registry};
+use tidings::registry::{Drained, KeyError, Registry};
 use tokio::sync::mpsc;
 
 use super::exit::{Exit, Failure, chain};
 use super::jsonl::{self, Me};
 use super::keys::{self, KeysCommand};
+use super::parse_span;
 use super::spec::{self, SpecError, Update};
 use super::view::Shown;
 
@@ -22,21 +24,54 @@ const LINE_BYTES_MAX: usize = 128 * 1024;
 /// Lines read ahead while one is executed; whoever writes more waits in the pipe.
 const LINES_WAITING_MAX: usize = 64;
 
-const COMMANDS: &[&str] =
-    &["register", "update", "withdraw", "drain", "leave", "view", "stats", "explain", "forget", "keys"];
+const COMMANDS: &[&str] = &[
+    "register",
+    "offer",
+    "update",
+    "withdraw",
+    "tell",
+    "checks",
+    "maintenance",
+    "drain",
+    "leave",
+    "view",
+    "stats",
+    "explain",
+    "forget",
+    "keys",
+];
 
 /// A command, read and understood.
 #[derive(Debug)]
 enum Command {
-    Register(Box<Instance>),
-    Update { id: String, update: Update },
-    Withdraw { id: String },
+    Register(Box<Offer>, Existing),
+    Update {
+        id: String,
+        update: Update,
+    },
+    Withdraw {
+        id: String,
+    },
+    Tell {
+        check: String,
+        outcome: Outcome,
+    },
+    Checks,
+    /// Of an instance, or of the member; `None` ends it.
+    Maintenance {
+        id: Option<String>,
+        maintenance: Option<Maintenance>,
+    },
     Drain,
     Leave,
     View,
     Stats,
-    Explain { member: String },
-    Forget { member: String },
+    Explain {
+        member: String,
+    },
+    Forget {
+        member: String,
+    },
     Keys(KeysCommand),
 }
 
@@ -53,14 +88,14 @@ enum ControlError {
     Arguments { command: &'static str, takes: &'static str },
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error("instance {id:?} is already registered here; update it, or withdraw it first")]
-    Registered { id: String },
     #[error("no instance {id:?} is registered here; registered are: {known}")]
     NoInstance { id: String, known: String },
     #[error("no member {name:?} is known{suggestion}")]
     NoMember { name: String, suggestion: String },
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Offer(#[from] OfferError),
     #[error("{0}")]
     Registry(String),
 }
@@ -116,23 +151,18 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Result<String, 
     Ok(Some(String::from_utf8(bytes).map_err(|_| ControlError::NotText)))
 }
 
-/// The instances that were registered through this process, by id.
+/// Executes commands.
 #[derive(Debug)]
 pub(super) struct Control<'a> {
     registry: &'a Registry,
+    offers: &'a Offers,
     me: &'a Me,
-    registrations: BTreeMap<Key, Registration>,
     drain_timeout: Duration,
 }
 
 impl<'a> Control<'a> {
-    pub(super) fn new(registry: &'a Registry, me: &'a Me, drain_timeout: Duration) -> Self {
-        Self { registry, me, registrations: BTreeMap::new(), drain_timeout }
-    }
-
-    /// Registers an instance that was given on the command line.
-    pub(super) async fn register_first(&mut self, instance: Instance) -> Result<(), String> {
-        self.register(instance).await.map(drop).map_err(|e| e.to_string())
+    pub(super) fn new(registry: &'a Registry, offers: &'a Offers, me: &'a Me, drain_timeout: Duration) -> Self {
+        Self { registry, offers, me, drain_timeout }
     }
 
     /// Executes a line. Gives the answer, which is a line too; none for an empty line.
@@ -157,17 +187,28 @@ impl<'a> Control<'a> {
 
     async fn try_execute(&mut self, line: &str) -> Result<(String, Next), ControlError> {
         let answer = match Command::parse(line)? {
-            Command::Register(instance) => {
-                let instance = self.register(*instance).await?;
+            Command::Register(offer, existing) => {
+                let instance = &self.offers.register(*offer, existing).await?.instance;
                 jsonl::answer("registered", &instance.service, instance.id.as_str())
             }
             Command::Update { id, update } => self.update(&id, &update).await?,
             Command::Withdraw { id } => {
                 let key = self.known(&id)?;
-                let registration = self.registrations.remove(&key).expect("known a line ago");
-                let service = Arc::clone(&registration.instance().service);
-                registration.withdraw().await.map_err(|e| ControlError::Registry(chain(&e)))?;
-                jsonl::answer("withdrawn", &service, &id)
+                let withdrawn = self.offers.deregister(&key).await?;
+                jsonl::answer("withdrawn", &withdrawn.instance.service, &id)
+            }
+            Command::Tell { check, outcome } => {
+                self.offers.tell(&check, outcome).await?;
+                jsonl::told(&check)
+            }
+            Command::Checks => jsonl::checks(&self.offers.checks()),
+            Command::Maintenance { id, maintenance } => {
+                let is_on = maintenance.is_some();
+                match &id {
+                    Some(id) => self.offers.set_maintenance(&self.known(id)?, maintenance).await?,
+                    None => self.offers.set_member_maintenance(maintenance).await?,
+                }
+                jsonl::maintenance(id.as_deref(), is_on)
             }
             Command::Leave => {
                 self.registry.leave().await.map_err(|e| ControlError::Registry(chain(&e)))?;
@@ -181,7 +222,7 @@ impl<'a> Control<'a> {
             Command::View => jsonl::view(&Shown::of(self.registry, &self.me.cluster)),
             Command::Stats => {
                 let stats = self.registry.stats().await.map_err(|e| ControlError::Registry(chain(&e)))?;
-                jsonl::stats(stats.each())
+                jsonl::stats(stats.each().chain(self.offers.stats().each()))
             }
             Command::Explain { member } => self.explain(&member).await?,
             Command::Forget { member } => {
@@ -194,26 +235,14 @@ impl<'a> Control<'a> {
         Ok((answer, Next::Go))
     }
 
-    async fn register(&mut self, mut instance: Instance) -> Result<Arc<Instance>, ControlError> {
-        if instance.id.is_member() {
-            instance.id = Instance::default_id(&instance.service, &self.me.name, instance.address.port);
-        }
-        // A second guard of one id would withdraw what the first one keeps.
-        if self.registrations.contains_key(&instance.id) {
-            return Err(ControlError::Registered { id: instance.id.to_string() });
-        }
-        let registration = self.registry.register(instance).await.map_err(|e| ControlError::Registry(chain(&e)))?;
-        let instance = Arc::clone(registration.instance());
-        self.registrations.insert(instance.id.clone(), registration);
-        Ok(instance)
-    }
-
     async fn update(&mut self, id: &str, update: &Update) -> Result<String, ControlError> {
         let key = self.known(id)?;
-        let registration = self.registrations.get_mut(&key).expect("known a line ago");
-        let after = update.apply(registration.instance())?;
+        let before = self.offers.instance(&key).ok_or_else(|| OfferError::UnknownInstance { id: id.to_owned() })?;
+        // As it was said, not as it is shown: with the status of its checks it would never pass again.
+        let said = Instance::clone(&before.instance).with_status(before.said.clone()).with_weight(before.weight);
+        let after = update.apply(&said)?;
         let service = Arc::clone(&after.service);
-        registration.update(|instance| *instance = after).await.map_err(|e| ControlError::Registry(chain(&e)))?;
+        self.offers.update(&key, |instance| *instance = after).await?;
         Ok(jsonl::answer("updated", &service, id))
     }
 
@@ -238,11 +267,12 @@ impl<'a> Control<'a> {
     fn known(&self, id: &str) -> Result<Key, ControlError> {
         const NAMED_MAX: usize = 8;
         let key = Key::from(id);
-        if self.registrations.contains_key(&key) {
+        if self.offers.instance(&key).is_some() {
             return Ok(key);
         }
-        let mut known: Vec<_> = self.registrations.keys().take(NAMED_MAX).map(Key::as_str).collect();
-        match self.registrations.len() {
+        let all = self.offers.instances();
+        let mut known: Vec<_> = all.iter().take(NAMED_MAX).map(|local| local.instance.id.as_str()).collect();
+        match all.len() {
             0 => known.push("none"),
             1..=NAMED_MAX => {}
             _ => known.push("..."),
@@ -261,13 +291,24 @@ impl Command {
             "register" if rest.is_empty() => {
                 Err(ControlError::Arguments { command: "register", takes: "a SPEC, as --service does" })
             }
-            "register" => Ok(Self::Register(Box::new(spec::parse_instance(rest)?))),
+            "register" => Ok(Self::Register(Box::new(spec::parse_offer(rest)?), Existing::Refuse)),
+            "offer" if rest.is_empty() => {
+                Err(ControlError::Arguments { command: "offer", takes: "a SPEC, as --service does" })
+            }
+            "offer" => {
+                let mut offer = spec::parse_offer(rest)?;
+                offer.origin = Origin::Door;
+                Ok(Self::Register(Box::new(offer), Existing::Replace))
+            }
             "update" if rest.is_empty() => {
                 Err(ControlError::Arguments { command: "update", takes: "INSTANCE key=value ..." })
             }
             "update" => Update::parse(rest).map(|(id, update)| Self::Update { id, update }).map_err(Into::into),
             "withdraw" if rest.is_empty() => Err(ControlError::Arguments { command: "withdraw", takes: "an INSTANCE" }),
             "withdraw" => Ok(Self::Withdraw { id: rest.to_owned() }),
+            "tell" => Self::parse_tell(rest),
+            "checks" => alone("checks", Self::Checks),
+            "maintenance" => Self::parse_maintenance(rest),
             "drain" => alone("drain", Self::Drain),
             "leave" => alone("leave", Self::Leave),
             "view" => alone("view", Self::View),
@@ -291,6 +332,40 @@ impl Command {
                 Err(ControlError::Unknown { word: word.chars().take(64).collect(), suggestion })
             }
         }
+    }
+}
+
+impl Command {
+    fn parse_tell(rest: &str) -> Result<Self, ControlError> {
+        const TAKES: &str = "CHECK passing|warning|critical [TEXT]";
+        let (check, rest) = split_word(rest);
+        let (level, text) = split_word(rest);
+        match level.parse::<Level>() {
+            Ok(level) => Ok(Self::Tell { check: check.to_owned(), outcome: Outcome::new(level, text) }),
+            Err(_) => Err(ControlError::Arguments { command: "tell", takes: TAKES }),
+        }
+    }
+
+    fn parse_maintenance(rest: &str) -> Result<Self, ControlError> {
+        const TAKES: &str = "on|off, then INSTANCE, or member for all; for on then for=TIME and a reason, if you like";
+        let wrong = || ControlError::Arguments { command: "maintenance", takes: TAKES };
+        let (switch, rest) = split_word(rest);
+        let (id, rest) = split_word(rest);
+        if id.is_empty() {
+            return Err(wrong());
+        }
+        let id = (id != "member").then(|| id.to_owned());
+        let maintenance = match switch {
+            "off" if rest.is_empty() => None,
+            "on" => {
+                let (word, after) = split_word(rest);
+                let span = word.strip_prefix("for=").map(parse_span).transpose().map_err(|_| wrong())?;
+                let maintenance = Maintenance::new(if span.is_some() { after } else { rest });
+                Some(span.map_or(maintenance.clone(), |span| maintenance.ends_after(span)))
+            }
+            _ => return Err(wrong()),
+        };
+        Ok(Self::Maintenance { id, maintenance })
     }
 }
 
@@ -335,12 +410,21 @@ mod tests {
         assert!(refusal("regsiter name=web").contains("did you mean register?"));
         assert!(
             refusal("jump")
-                .ends_with("allowed: register, update, withdraw, drain, leave, view, stats, explain, forget, keys")
+                .ends_with("withdraw, tell, checks, maintenance, drain, leave, view, stats, explain, forget, keys")
         );
         assert!(refusal("leave now").contains("leave takes no argument"));
         assert!(refusal("withdraw").contains("withdraw takes an INSTANCE"));
         assert!(refusal("register").contains("register takes a SPEC"));
         assert!(refusal("update").contains("INSTANCE key=value"));
+        assert!(refusal("tell web well").contains("passing|warning|critical"));
+        assert!(refusal("maintenance web").contains("on|off"));
+        assert!(refusal("maintenance on web for=long").contains("for=TIME"));
+        let Ok(Command::Maintenance { id: Some(id), maintenance: Some(maintenance) }) =
+            Command::parse("maintenance on web for=5m disk swap")
+        else {
+            panic!("a maintenance");
+        };
+        assert_eq!((id.as_str(), &*maintenance.reason, maintenance.until_ms.is_some()), ("web", "disk swap", true));
         assert!(refusal("register name=web").contains("addr is missing"));
     }
 }

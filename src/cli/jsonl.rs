@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use tidings::effect::GoneReason;
+use tidings::offers::LocalCheck;
 use tidings::peer::{Member, MemberState, Peer};
 use tidings::promise::Promise;
-use tidings::record::Instance;
+use tidings::record::{Instance, Key};
 use tidings::registry::{Drained, Explanation, Told};
 
 use super::changes::{Change, Offer};
@@ -216,6 +217,67 @@ pub(super) fn drained(me: &Me, drained: &Drained) -> String {
         unconfirmed: unconfirmed.collect(),
         took_ms: drained.took.as_millis() as u64,
     })
+}
+
+/// The answer to `tell`.
+pub(super) fn told(check: &str) -> String {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        check: &'a str,
+    }
+    text(&Answer { ts: now(), event: "told", check })
+}
+
+/// The answer to `maintenance`; of all instances of the member without an instance.
+pub(super) fn maintenance(instance: Option<&str>, is_on: bool) -> String {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instance: Option<&'a str>,
+        on: bool,
+    }
+    text(&Answer { ts: now(), event: "maintenance", instance, on: is_on })
+}
+
+/// The answer to `checks`.
+pub(super) fn checks(checks: &[Arc<LocalCheck>]) -> String {
+    #[derive(Serialize)]
+    struct Check<'a> {
+        id: &'a str,
+        name: &'a str,
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instance: Option<&'a str>,
+        level: &'static str,
+        output: &'a str,
+        since_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        checked_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        held_ms: Option<u64>,
+    }
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        ts: String,
+        event: &'static str,
+        checks: Vec<Check<'a>>,
+    }
+    let checks = checks.iter().map(|local| Check {
+        id: &local.check.id,
+        name: &local.check.name,
+        kind: local.check.kind.as_str(),
+        instance: local.instance.as_ref().map(Key::as_str),
+        level: local.level.as_str(),
+        output: &local.output,
+        since_ms: local.since_ms,
+        checked_ms: local.checked_ms,
+        held_ms: local.held.map(|held| held.as_millis() as u64),
+    });
+    text(&Answer { ts: now(), event: "checks", checks: checks.collect() })
 }
 
 /// The answer to `stats`.

@@ -105,6 +105,7 @@ fn all() -> Vec<Limit> {
         number tidings::offers::OFFERED_MAX, "instances that an agent offers for others";
         number tidings::offers::CHECKS_MAX, "checks of one of these";
         number tidings::offers::CHECKS_IN_ALL_MAX, "checks of an agent";
+        number tidings::offers::OFFERS_BYTES_MAX, "bytes of a file of offers";
         number tidings::check::OUTPUT_BYTES_MAX, "bytes kept of what a check printed";
         number tidings::check::CHECK_NAME_BYTES_MAX, "bytes of a check's id, and of its name";
         number tidings::check::CHECK_TEXT_BYTES_MAX, "bytes of a check's notes, of a header's value, of a body";

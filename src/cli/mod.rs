@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which exit code means what. Everything it shows comes from the handle.
 
 mod changes;
+mod check;
 mod config;
 mod control;
 mod demo;

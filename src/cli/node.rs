@@ -11,6 +11,7 @@ use tidings::effect::Event;
 use tidings::knobs::{self, Knob, Value};
 use tidings::net::recorder::{RECORDING_BYTES_MAX, RecordPlan};
 use tidings::node::Tuning;
+use tidings::offers::{Existing, Offer, OfferError, Offers};
 use tidings::profile::Profile;
 use tidings::promise::Promise;
 use tidings::record::{Instance, InstanceError, check_name};
@@ -27,7 +28,7 @@ use super::keys::KeyArgs;
 use super::output::{Closed, Output};
 use super::signals::Signals;
 use super::view::Shown;
-use super::{config, parse_span, spec, table};
+use super::{check, config, parse_span, spec, table};
 
 /// The table is redrawn at most this often ...
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
@@ -53,10 +54,16 @@ Examples:
 
 Commands of --control stdin, one a line; each is answered by a JSON line:
   register SPEC               as --service
+  offer SPEC                  the same, in the place of one of that id; kept in the data directory
   update INSTANCE key=value ...
                               keys as in --service, separated by white space; a repeated key such
                               as tag replaces all its old values, an empty value removes
   withdraw INSTANCE
+  tell CHECK passing|warning|critical [TEXT]
+                              how it is, for a check of kind ttl
+  checks                      every check, and how it stands
+  maintenance on|off INSTANCE|member [for=TIME] [REASON]
+                              takes an instance out, or all of this member, or lets it in again
   drain                       say that nothing new is taken, until everybody has confirmed it;
                               then say goodbye and end
   leave                       say goodbye and end
@@ -116,9 +123,9 @@ pub(super) struct Args {
     join_timeout: Duration,
 
     /// An instance to offer, such as name=web,addr=127.0.0.1:8080,tag=v1; repeatable; --help shows every key
-    #[arg(long, env = "TIDINGS_SERVICE", value_name = "SPEC", value_delimiter = '\n', value_parser = spec::parse_instance)]
-    #[arg(long_help = spec::HELP.to_owned() + "\n\nRepeatable; in the environment variable, one spec a line.")]
-    service: Vec<Instance>,
+    #[arg(long, env = "TIDINGS_SERVICE", value_name = "SPEC", value_delimiter = '\n', value_parser = spec::parse_offer)]
+    #[arg(long_help = format!("{}\n\n{}\n\nRepeatable; in the environment variable, one spec a line.", spec::HELP, check::HELP))]
+    service: Vec<Offer>,
 
     /// Where the member keeps its id and what it knows of others, so that a restart is the same member
     #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR")]
@@ -255,8 +262,9 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         peer: registry.peer(),
         is_insecure: registry.is_insecure(),
     };
-    // Lives longer than the loop: to drop its guards before leaving would tell everybody of each withdrawal first.
-    let mut control = Control::new(&registry, &me, args.drain_timeout);
+    // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
+    let offers = offer(args, &registry).await?;
+    let mut control = Control::new(&registry, &offers, &me, args.drain_timeout);
     tokio::select! {
         result = show(args, (mode, &promise), &registry, &me, &mut control, output) => match result {
             Ok(()) => return Ok(()),
@@ -311,6 +319,21 @@ async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
     Ok(args.keys.apply(builder.tuning(tuning))?.start().await?)
 }
 
+/// Offers what is kept in the data directory, and what the arguments say.
+async fn offer(args: &Args, registry: &Registry) -> Result<Offers, Failure> {
+    let offers = Offers::start(registry.clone(), args.data_dir.clone()).await;
+    let offers = offers.map_err(|error| Failure::caused(Exit::Failed, &error))?;
+    for offer in &args.service {
+        let name = Arc::clone(&offer.instance.service);
+        match offers.register(offer.clone(), Existing::KeepChecks).await {
+            // Offered all the same, and the log has said so.
+            Ok(_) | Err(OfferError::NotKept(_)) => {}
+            Err(error) => return Err(Failure::new(Exit::Failed, format!("service {name:?}: {error}"))),
+        }
+    }
+    Ok(offers)
+}
+
 /// Prints what happens and does what is asked, until the command `leave`.
 async fn show(
     args: &Args,
@@ -324,10 +347,6 @@ async fn show(
     let mut printer = Printer { mode, registry, me, output, told: Told::default(), notice: None, idle: 0 };
     printer.catch_up().await?;
     printer.promise(promise).await?;
-    for instance in &args.service {
-        let registered = control.register_first(instance.clone()).await;
-        registered.map_err(|e| Failure::new(Exit::Failed, format!("service {:?}: {e}", &*instance.service)))?;
-    }
     let mut lines = args.control.map(|ControlFrom::Stdin| control::read_stdin());
     let mut redraw = tokio::time::interval(REDRAW_EVERY);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -472,7 +491,7 @@ fn check_ids(args: &Args) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, message));
     }
     let mut ids = BTreeSet::new();
-    for instance in &args.service {
+    for Offer { instance, .. } in &args.service {
         let default = || Instance::default_id(&instance.service, &args.name, instance.address.port);
         let id = if instance.id.is_member() { default() } else { instance.id.clone() };
         if let Some(id) = ids.replace(id) {

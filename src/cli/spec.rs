@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tidings::offers::{Offer, Origin};
 use tidings::record::{Endpoint, Instance, InstanceError, Status, limits};
+
+use super::check::{self, CheckSpecError};
 
 pub(super) const HELP: &str = "\
 An instance to offer, as comma-separated key=value pairs. name and addr are required:
@@ -21,6 +24,8 @@ An instance to offer, as comma-separated key=value pairs. name and addr are requ
   port.NAME=PORT       a further port
   address.TAG=H:P      a further address
   meta.K=V             metadata
+  check=CHECK          whether it can do its work; repeatable
+  warning_weight=N     its weight while it is warning
 A backslash escapes a comma or a backslash inside a value.";
 
 /// What may stand before the `=`, as messages show it.
@@ -39,6 +44,8 @@ const KEYS: &[&str] = &[
     "port.NAME",
     "address.TAG",
     "meta.K",
+    "check",
+    "warning_weight",
 ];
 
 /// Why a spec or an update could not be read. Nothing was registered or changed.
@@ -48,7 +55,7 @@ pub(super) enum SpecError {
     NoValue { part: String },
     #[error("unknown key {key:?}{}; allowed: {}", did_you_mean(.key), KEYS.join(", "))]
     UnknownKey { key: String },
-    #[error("{key} is given twice; only tag may be repeated")]
+    #[error("{key} is given twice; only tag and check may be repeated")]
     Twice { key: String },
     #[error("{key} is missing; name and addr are required")]
     Missing { key: &'static str },
@@ -66,10 +73,12 @@ pub(super) enum SpecError {
     Required { key: &'static str },
     #[error(transparent)]
     Instance(#[from] InstanceError),
+    #[error(transparent)]
+    Check(#[from] CheckSpecError),
 }
 
-/// Reads the spec of an instance, and checks it.
-pub(super) fn parse_instance(spec: &str) -> Result<Instance, SpecError> {
+/// Reads the spec of an instance with its checks, and checks it.
+pub(super) fn parse_offer(spec: &str) -> Result<Offer, SpecError> {
     let parts = split(spec, |c| c == ',')?;
     let pairs = read_pairs(parts)?;
     let find = |wanted: &Field| pairs.iter().find(|(field, _)| field == wanted).map(|(_, value)| value);
@@ -86,7 +95,15 @@ pub(super) fn parse_instance(spec: &str) -> Result<Instance, SpecError> {
         }
     }
     instance.check()?;
-    Ok(instance)
+    let mut offer = Offer::new(instance, Origin::Program);
+    for (field, value) in &pairs {
+        match field {
+            Field::Check => offer.checks.push(check::parse(value)?),
+            Field::WarningWeight => offer.warning_weight = Some(weight(field, value)?),
+            _ => {}
+        }
+    }
+    Ok(offer)
 }
 
 /// A change of an instance: for each key that is named, the new value, or that there is none any more.
@@ -108,6 +125,8 @@ impl Update {
         for (field, value) in &pairs {
             match field {
                 Field::Id => return Err(SpecError::Fixed { key: "id" }),
+                Field::Check => return Err(SpecError::Fixed { key: "check" }),
+                Field::WarningWeight => return Err(SpecError::Fixed { key: "warning_weight" }),
                 Field::Name if value.is_empty() => return Err(SpecError::Required { key: "name" }),
                 Field::Addr if value.is_empty() => return Err(SpecError::Required { key: "addr" }),
                 _ => {}
@@ -151,6 +170,8 @@ enum Field {
     Port(String),
     Address(String),
     Meta(String),
+    Check,
+    WarningWeight,
 }
 
 impl Field {
@@ -167,6 +188,8 @@ impl Field {
             "namespace" => Self::Namespace,
             "protocol" => Self::Protocol,
             "status" => Self::Status,
+            "check" => Self::Check,
+            "warning_weight" => Self::WarningWeight,
             _ => match key.split_once('.') {
                 Some(("port", name)) => Self::Port(name.to_owned()),
                 Some(("address", tag)) => Self::Address(tag.to_owned()),
@@ -193,6 +216,8 @@ impl Field {
             Self::Port(name) => format!("port.{name}"),
             Self::Address(tag) => format!("address.{tag}"),
             Self::Meta(key) => format!("meta.{key}"),
+            Self::Check => "check".to_owned(),
+            Self::WarningWeight => "warning_weight".to_owned(),
         }
     }
 
@@ -206,12 +231,12 @@ fn set(instance: &mut Instance, field: &Field, value: &str) -> Result<(), SpecEr
     match field {
         Field::Name => instance.service = text(),
         Field::Addr => instance.address = endpoint(field, value)?,
-        // Both callers deal with the id themselves: one sets it, the other refuses to change it.
-        Field::Id => {}
+        // Both callers deal with these themselves: one sets them, the other refuses to change them.
+        Field::Id | Field::Check | Field::WarningWeight => {}
         Field::Tag => {
             instance.tags.insert(text());
         }
-        Field::Weight => instance.weight = weight(value)?,
+        Field::Weight => instance.weight = weight(field, value)?,
         Field::Version => instance.version = Some(text()),
         Field::Zone => instance.zone = Some(text()),
         Field::Group => instance.group = Some(text()),
@@ -244,8 +269,8 @@ fn unset(instance: &mut Instance, field: &Field) {
         Field::Port(name) => drop(instance.ports.remove(name.as_str())),
         Field::Address(tag) => drop(instance.addresses.remove(tag.as_str())),
         Field::Meta(key) => drop(instance.meta.remove(key.as_str())),
-        // The old tags are gone already; the other three cannot be removed, which `Update::parse` said.
-        Field::Tag | Field::Name | Field::Addr | Field::Id => {}
+        // The old tags are gone already; the others cannot be removed, which `Update::parse` said.
+        Field::Tag | Field::Name | Field::Addr | Field::Id | Field::Check | Field::WarningWeight => {}
     }
 }
 
@@ -254,10 +279,10 @@ fn endpoint(field: &Field, value: &str) -> Result<Endpoint, SpecError> {
     value.parse().map_err(|_: InstanceError| field.refuse(value, allowed))
 }
 
-fn weight(value: &str) -> Result<u32, SpecError> {
+fn weight(field: &Field, value: &str) -> Result<u32, SpecError> {
     let allowed = || format!("a weight is a whole number from 0 to {}", limits::WEIGHT_MAX);
-    let weight = value.parse().map_err(|_| Field::Weight.refuse(value, allowed()))?;
-    if weight > limits::WEIGHT_MAX { Err(Field::Weight.refuse(value, allowed())) } else { Ok(weight) }
+    let weight = value.parse().map_err(|_| field.refuse(value, allowed()))?;
+    if weight > limits::WEIGHT_MAX { Err(field.refuse(value, allowed())) } else { Ok(weight) }
 }
 
 /// Parts between separators, with escapes resolved. Always at least one, perhaps empty.
@@ -287,7 +312,7 @@ fn read_pairs(parts: Vec<String>) -> Result<Vec<(Field, String)>, SpecError> {
     for part in parts {
         let (key, value) = part.split_once('=').ok_or_else(|| SpecError::NoValue { part: cut(&part) })?;
         let field = Field::parse(key)?;
-        if field != Field::Tag && !seen.insert(field.clone()) {
+        if !matches!(field, Field::Tag | Field::Check) && !seen.insert(field.clone()) {
             return Err(SpecError::Twice { key: key.to_owned() });
         }
         pairs.push((field, value.to_owned()));
@@ -355,6 +380,10 @@ fn edits(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_instance(spec: &str) -> Result<Instance, SpecError> {
+        parse_offer(spec).map(|offer| offer.instance)
+    }
 
     fn refusal(spec: &str) -> String {
         parse_instance(spec).expect_err(spec).to_string()

@@ -59,7 +59,7 @@ pub enum KeptError {
     },
 }
 
-pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
+pub(crate) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeptError {
     let path = path.to_owned();
     move |error| KeptError::Io { doing, path, error }
 }
@@ -129,10 +129,7 @@ impl DataDir {
     /// Writes the file `name`, whole or not at all, by way of `new`. That name is fixed, so that a crash leaves at most
     /// one such file: the lock keeps others away. A secret file can be read by its owner alone.
     pub(super) fn replace(&self, new: &str, name: &str, bytes: &[u8], is_secret: bool) -> Result<(), KeptError> {
-        let (new, path) = (self.path.join(new), self.path.join(name));
-        write_synced(&new, bytes, is_secret).map_err(io_error("write", &new))?;
-        fs::rename(&new, &path).map_err(io_error("replace", &path))?;
-        sync_dir(&self.path).map_err(io_error("sync", &self.path))
+        write_whole(&self.path, new, name, bytes, is_secret)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -217,7 +214,7 @@ pub fn reads(bytes: &[u8]) -> bool {
 }
 
 /// Renames the file to a name that nothing has yet.
-pub(super) fn set_aside(dir: &Path, name: &str, now: u64) -> Result<PathBuf, KeptError> {
+pub(crate) fn set_aside(dir: &Path, name: &str, now: u64) -> Result<PathBuf, KeptError> {
     let path = dir.join(name);
     let plain = dir.join(format!("{name}.corrupt-{now}"));
     let numbered = (1..SET_ASIDE_MAX).map(|n| dir.join(format!("{name}.corrupt-{now}-{n}")));
@@ -225,6 +222,14 @@ pub(super) fn set_aside(dir: &Path, name: &str, now: u64) -> Result<PathBuf, Kep
     let to = to.ok_or_else(|| io_error("find a free name beside", &plain)(io::ErrorKind::AlreadyExists.into()))?;
     fs::rename(&path, &to).map_err(io_error("set aside", &path))?;
     Ok(to)
+}
+
+/// Writes the file `name` of `dir`, whole or not at all, by way of `new`; see [`DataDir::replace`].
+pub(crate) fn write_whole(dir: &Path, new: &str, name: &str, bytes: &[u8], is_secret: bool) -> Result<(), KeptError> {
+    let (new, path) = (dir.join(new), dir.join(name));
+    write_synced(&new, bytes, is_secret).map_err(io_error("write", &new))?;
+    fs::rename(&new, &path).map_err(io_error("replace", &path))?;
+    sync_dir(dir).map_err(io_error("sync", dir))
 }
 
 fn write_synced(path: &Path, bytes: &[u8], is_secret: bool) -> io::Result<()> {

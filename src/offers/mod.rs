@@ -6,9 +6,9 @@
 
 mod error;
 mod external;
+mod kept;
+mod runs;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,9 +22,12 @@ use crate::net::driver::{Clock, unix_ms};
 use crate::record::{Instance, Key, Status};
 use crate::registry::{ON_THE_WAY, Registration, Registry};
 use crate::time::Time;
+use crate::view;
 
 pub use self::error::OfferError;
 pub use self::external::{EXTERNAL_ADDRESS, EXTERNAL_ID, EXTERNAL_NODE, External};
+pub use self::kept::{OFFERS_BYTES_MAX, OFFERS_FORMAT};
+use self::runs::Runs;
 use self::state::State;
 pub use self::state::{LocalCheck, LocalInstance, Maintenance, OfferStats};
 
@@ -39,6 +42,9 @@ pub const CHECKS_IN_ALL_MAX: usize = 16_384;
 
 /// How long after a change that could not be told the others it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// How long after what is offered could not be written down it is tried again.
+const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// The shortest time between two looks at what is due: timers are no finer.
 const LOOK_AFTER: Duration = Duration::from_millis(1);
@@ -121,15 +127,29 @@ impl Offers {
     /// The kept file cannot be read, or was written by a newer version; one that is damaged is set aside with a
     /// warning. An instance of it that is refused is reported in the log, and costs no other.
     pub async fn start(registry: Registry, data_dir: Option<PathBuf>) -> Result<Self, OfferError> {
-        let _ = data_dir;
-        let shared = Arc::new(Shared {
+        let found = match data_dir.clone() {
+            Some(dir) => blocking(move || kept::read(&dir, unix_ms() / 1_000)).await?.map_err(OfferError::Kept)?,
+            None => kept::Found::default(),
+        };
+        if let Some(path) = &found.set_aside {
+            tracing::warn!(target: OFFERS_LOG, path = %path.display(), "what was offered cannot be read; it is set aside");
+        }
+        let mut state = State::default();
+        state.restore(found.kept, registry.clock().now());
+        let ids: Vec<Key> = state.ids().collect();
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: Weak::clone(me),
             clock: registry.clock(),
             registry,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
             guards: tokio::sync::Mutex::new(BTreeMap::new()),
+            runs: Mutex::default(),
+            keeper: data_dir.map(|dir| Keeper { dir, saved: tokio::sync::Mutex::new(0) }),
             changes: watch::Sender::new(0),
             due: Arc::default(),
         });
+        shared.publish_in_the_end(&ids).await;
+        shared.align_runs();
         tokio::spawn(keep_time(Arc::downgrade(&shared), Arc::clone(&shared.due)));
         Ok(Self { shared })
     }
@@ -323,6 +343,7 @@ pub struct DrainedOne {
 /// What all handles share. Its tasks hold it weakly: it ends with the last handle.
 #[derive(Debug)]
 struct Shared {
+    me: Weak<Shared>,
     registry: Registry,
     clock: Clock,
     /// What is wanted. Never held over an await.
@@ -332,6 +353,16 @@ struct Shared {
     changes: watch::Sender<u64>,
     /// Something is due sooner than was thought.
     due: Arc<Notify>,
+    runs: Mutex<Runs>,
+    keeper: Option<Keeper>,
+}
+
+/// Where what is offered is kept.
+#[derive(Debug)]
+struct Keeper {
+    dir: PathBuf,
+    /// Up to where it is written down; held while it is being written.
+    saved: tokio::sync::Mutex<u64>,
 }
 
 type Guards = BTreeMap<Key, Registration>;
@@ -346,11 +377,57 @@ impl Shared {
         let mut state = self.state();
         let result = change(&mut state);
         state.revision += 1;
+        state.kept_revision += 1;
         let revision = state.revision;
         drop(state);
+        self.align_runs();
         self.changes.send_replace(revision);
         self.due.notify_one();
         result
+    }
+
+    /// Runs the checks that are there, and no others.
+    fn align_runs(&self) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.has_other_checks) {
+                return;
+            }
+            state.runs()
+        };
+        runs.align(&self.me, wanted);
+    }
+
+    /// Writes down what is kept, if that is another than what is written down. Whoever waits here behind another finds
+    /// its own change written with that one's.
+    async fn save(&self) -> Result<(), OfferError> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let wanted = self.state().kept_revision;
+        let mut saved = keeper.saved.lock().await;
+        // The directory of a member that has stopped may be another one's by now.
+        if *saved >= wanted || matches!(self.registry.status(), view::Status::Stopped(_)) {
+            return Ok(());
+        }
+        let (revision, kept) = {
+            let state = self.state();
+            (state.kept_revision, state.kept())
+        };
+        let dir = keeper.dir.clone();
+        let written = blocking(move || kept::write(&dir, kept)).await?;
+        let retry_at = written.is_err().then(|| self.clock.now() + SAVE_AGAIN_AFTER);
+        self.state().was_saved(retry_at);
+        match written {
+            Ok(()) => {
+                *saved = revision;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(target: OFFERS_LOG, %error, "what is offered could not be written down; tried again later");
+                self.due.notify_one();
+                Err(OfferError::NotKept(error))
+            }
+        }
     }
 
     fn local(&self, state: &State, id: &Key) -> Option<Arc<LocalInstance>> {
@@ -415,6 +492,7 @@ impl Shared {
             return Err(error);
         }
         drop(guards);
+        self.save().await?;
         self.instance_now(&id)
     }
 
@@ -423,6 +501,8 @@ impl Shared {
         let local = self.instance_now(id)?;
         self.change(|state| state.remove(id));
         self.publish(&mut guards, id).await?;
+        drop(guards);
+        self.save().await?;
         Ok(local)
     }
 
@@ -462,6 +542,7 @@ impl Shared {
             return Err(error);
         }
         drop(guards);
+        self.save().await?;
         self.instance_now(id)
     }
 
@@ -478,7 +559,7 @@ impl Shared {
             id.map_or_else(|| state.ids().collect(), |id| vec![id.clone()])
         });
         self.publish_in_the_end(&ids).await;
-        Ok(())
+        self.save().await
     }
 
     async fn add_check(&self, of: Option<Key>, check: Check, origin: Origin) -> Result<Arc<LocalCheck>, OfferError> {
@@ -488,6 +569,7 @@ impl Shared {
             Ok::<_, OfferError>((id, state.touched(of.as_ref())))
         })?;
         self.publish_in_the_end(&ids).await;
+        self.save().await?;
         self.state().check(&id, now).ok_or_else(|| OfferError::UnknownCheck { id: id.to_string() })
     }
 
@@ -497,7 +579,7 @@ impl Shared {
             Ok::<_, OfferError>(state.touched(of.as_ref()))
         })?;
         self.publish_in_the_end(&ids).await;
-        Ok(())
+        self.save().await
     }
 
     async fn tell(&self, id: &Arc<str>, outcome: Outcome) -> Result<(), OfferError> {
@@ -542,17 +624,33 @@ impl Shared {
         };
         for id in &due.deregister {
             tracing::warn!(target: OFFERS_LOG, id = %id, "withdrawn: a check was critical for too long");
-            if self.deregister(id).await.is_ok() {
-                self.state().count_deregistered();
+            self.state().count_deregistered();
+            if let Err(error) = self.deregister(id).await {
+                tracing::warn!(target: OFFERS_LOG, id = %id, %error, "its withdrawal failed");
             }
         }
         self.publish_in_the_end(&due.publish).await;
+        if let Some(me) = self.me.upgrade().filter(|_| due.save) {
+            // Beside: a slow disk must not make a check late. A failure is counted, and tried again.
+            tokio::spawn(async move { me.save().await.is_ok() });
+        }
         self.state().next_due(self.clock.now(), unix_ms())
     }
 }
 
 /// Where what happens to offered instances is logged.
 const OFFERS_LOG: &str = "tidings::offers";
+
+/// Runs what waits for the disk on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OfferError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(OfferError::Stopped),
+        },
+    }
+}
 
 /// Does what is due at its time, until the last handle is dropped.
 async fn keep_time(shared: Weak<Shared>, sooner: Arc<Notify>) {
@@ -573,3 +671,6 @@ impl Drop for Shared {
         self.due.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

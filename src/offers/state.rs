@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::OfferError;
 use super::external::External;
+use super::kept::{Kept, KeptCheck, KeptInstance};
 use super::{CHECKS_IN_ALL_MAX, CHECKS_MAX, Existing, OFFERED_MAX, Offer, Origin};
 use crate::check::{Check, Judge, Kind, Level, Outcome};
 use crate::record::{Instance, InstanceError, Key, Status};
 use crate::time::Time;
+
+/// How long after a check came to stand otherwise that is written down: many come at once.
+const SAVE_AFTER: Duration = Duration::from_millis(200);
 
 /// An instance taken out by hand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -122,6 +126,44 @@ pub struct OfferStats {
     pub saves_failed: u64,
 }
 
+impl OfferStats {
+    /// Every figure and its name.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        // Taken apart, so that a new one cannot be forgotten here.
+        let Self {
+            instances,
+            checks,
+            checks_critical,
+            results,
+            results_critical,
+            level_changes,
+            held_down,
+            ttl_expired,
+            deregistered_critical,
+            publish_retries,
+            limited,
+            saves,
+            saves_failed,
+        } = *self;
+        [
+            ("offers_instances", instances),
+            ("offers_checks", checks),
+            ("offers_checks_critical", checks_critical),
+            ("offers_results", results),
+            ("offers_results_critical", results_critical),
+            ("offers_level_changes", level_changes),
+            ("offers_held_down", held_down),
+            ("offers_ttl_expired", ttl_expired),
+            ("offers_deregistered_critical", deregistered_critical),
+            ("offers_publish_retries", publish_retries),
+            ("offers_limited", limited),
+            ("offers_saves", saves),
+            ("offers_saves_failed", saves_failed),
+        ]
+        .into_iter()
+    }
+}
+
 /// A check and how it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Checked {
@@ -173,6 +215,8 @@ pub(super) struct Due {
     pub(super) publish: Vec<Key>,
     pub(super) deregister: Vec<Key>,
     pub(super) has_changed: bool,
+    /// What is kept is to be written down.
+    pub(super) save: bool,
 }
 
 /// What an agent wants to offer.
@@ -183,6 +227,14 @@ pub(super) struct State {
     pub(super) member_checks: BTreeMap<Arc<str>, Checked>,
     pub(super) maintenance: BTreeMap<Key, Maintenance>,
     pub(super) member_maintenance: Option<Maintenance>,
+    /// Grows when something is another that is kept.
+    pub(super) kept_revision: u64,
+    /// Whether checks came, went or are defined anew since this was last looked at.
+    pub(super) has_other_checks: bool,
+    /// Kept checks of instances that the program has not registered yet.
+    waiting: BTreeMap<Key, Vec<KeptCheck>>,
+    /// When what is kept is written down, if nobody does it sooner.
+    save_at: Option<Time>,
     /// Whose each check is.
     owners: BTreeMap<Arc<str>, Option<Key>>,
     /// What has to be told the others again, and when.
@@ -315,6 +367,11 @@ impl State {
         self.limit("checks", self.owners.len() - had + checks.len(), CHECKS_IN_ALL_MAX)?;
         let mut said = offer.instance;
         said.registered_at = before.as_ref().map_or(0, |before| before.said.registered_at);
+        for kept in self.waiting.remove(&id).unwrap_or_default() {
+            if !checks.contains_key(&kept.check.id) && !self.owners.contains_key(&kept.check.id) {
+                checks.insert(Arc::clone(&kept.check.id), self.restored(kept, now));
+            }
+        }
         let entry = Entry {
             said,
             origin: offer.origin,
@@ -339,7 +396,94 @@ impl State {
             self.owners.extend(owners);
             self.entries.insert(id.clone(), entry);
         }
+        self.has_other_checks = true;
         self.next = None;
+    }
+
+    /// The checks that find out by themselves, each with the serial of its definition.
+    pub(super) fn runs(&self) -> BTreeMap<Arc<str>, (u64, Arc<Check>)> {
+        let run = |checked: &Checked| (Arc::clone(&checked.check.id), (checked.serial, Arc::clone(&checked.check)));
+        self.all_checked().map(run).collect()
+    }
+
+    /// What a restart is to find.
+    pub(super) fn kept(&self) -> Kept {
+        let of_door = |checks: &BTreeMap<Arc<str>, Checked>| -> Vec<KeptCheck> {
+            checks.values().filter(|checked| checked.origin == Origin::Door).map(Checked::kept).collect()
+        };
+        let mut kept = Kept {
+            member_checks: of_door(&self.member_checks),
+            maintenance: self.maintenance.clone(),
+            member_maintenance: self.member_maintenance.clone(),
+            further_checks: self.waiting.clone(),
+            ..Kept::default()
+        };
+        for (id, entry) in &self.entries {
+            let checks = of_door(&entry.checks);
+            match entry.origin {
+                Origin::Door => kept.instances.push(KeptInstance {
+                    instance: entry.said.clone(),
+                    external: entry.external.clone(),
+                    warning_weight: entry.warning_weight,
+                    checks,
+                }),
+                Origin::Program if checks.is_empty() => {}
+                Origin::Program => drop(kept.further_checks.insert(id.clone(), checks)),
+            }
+        }
+        kept
+    }
+
+    /// Takes in what was kept, before anything else.
+    pub(super) fn restore(&mut self, kept: Kept, now: Time) {
+        for KeptInstance { instance, external, warning_weight, checks } in kept.instances.into_iter().take(OFFERED_MAX)
+        {
+            let id = instance.id.clone();
+            let checks = checks.into_iter().map(|kept| (Arc::clone(&kept.check.id), self.restored(kept, now)));
+            let checks = checks.collect();
+            let (said, origin) = (instance, Origin::Door);
+            let (is_draining, has_started) = (false, false);
+            let entry = Entry { said, origin, external, warning_weight, checks, is_draining, has_started };
+            self.put_back(&id, Some(entry));
+            self.note_start(&id);
+        }
+        for kept in kept.member_checks {
+            let id = Arc::clone(&kept.check.id);
+            let checked = self.restored(kept, now);
+            self.member_checks.insert(Arc::clone(&id), checked);
+            self.owners.insert(id, None);
+        }
+        self.maintenance = kept.maintenance;
+        self.member_maintenance = kept.member_maintenance;
+        self.waiting = kept.further_checks;
+        self.has_other_checks = true;
+    }
+
+    /// A check as it stood, with its whole time to be told again.
+    fn restored(&mut self, kept: KeptCheck, now: Time) -> Checked {
+        let KeptCheck { check, level, since_ms } = kept;
+        let mut checked = self.fresh(check, Origin::Door, now, since_ms);
+        checked.judge = Judge::at(&checked.check, level);
+        checked.critical_since = None;
+        checked.note_critical(now);
+        checked
+    }
+
+    /// Writes what is kept down at this time, or sooner.
+    pub(super) fn save_by(&mut self, at: Time) {
+        self.save_at = Some(self.save_at.map_or(at, |before| before.min(at)));
+        self.next = None;
+    }
+
+    /// Notes how it went to write down what is kept.
+    pub(super) fn was_saved(&mut self, retry_at: Option<Time>) {
+        match retry_at {
+            None => self.counted.saves += 1,
+            Some(at) => {
+                self.counted.saves_failed += 1;
+                self.save_by(at);
+            }
+        }
     }
 
     /// Checks with their ids, which nobody else has; each is right.
@@ -476,6 +620,7 @@ impl State {
             }
         }
         self.owners.insert(Arc::clone(&id), of.cloned());
+        self.has_other_checks = true;
         self.next = None;
         Ok(id)
     }
@@ -483,6 +628,7 @@ impl State {
     /// Gives the instance that it was of.
     pub(super) fn remove_check(&mut self, id: &str) -> Result<Option<Key>, OfferError> {
         let owner = self.owners.remove(id).ok_or_else(|| OfferError::unknown_check(id))?;
+        self.has_other_checks = true;
         match &owner {
             None => drop(self.member_checks.remove(id)),
             Some(owner) => {
@@ -522,6 +668,7 @@ impl State {
             checked.since_ms = unix_ms;
         }
         checked.note_critical(now);
+        let is_kept = checked.origin == Origin::Door;
         let soonest = checked.expires.into_iter().chain(checked.deregisters()).min();
         self.counted.results += 1;
         self.counted.results_critical += u64::from(level == Level::Critical);
@@ -534,7 +681,12 @@ impl State {
                 None => self.ids().collect::<Vec<_>>().iter().for_each(|id| self.note_start(id)),
             }
         }
-        let is_due_sooner = soonest.is_some_and(|soonest| self.next.is_none_or(|next| soonest < next));
+        if verdict.has_changed && is_kept {
+            self.kept_revision += 1;
+            self.save_by(now + SAVE_AFTER);
+        }
+        let is_due_sooner =
+            verdict.has_changed || soonest.is_some_and(|soonest| self.next.is_none_or(|next| soonest < next));
         Heard { of, has_changed: verdict.has_changed, is_due_sooner }
     }
 
@@ -588,6 +740,10 @@ impl State {
         due.deregister = self.entries.iter().filter_map(gone).collect();
         let retry: Vec<Key> = self.retries.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         self.retries.retain(|_, at| *at > now);
+        due.save = self.save_at.is_some_and(|at| at <= now);
+        if due.save {
+            self.save_at = None;
+        }
         due.publish.extend(retry);
         due
     }
@@ -616,7 +772,7 @@ impl State {
             let until = maintenance.until_ms?;
             Some(now + Duration::from_millis(until.saturating_sub(unix_ms)))
         });
-        let next = expire.chain(deregister).chain(ends).chain(self.retries.values().copied()).min();
+        let next = expire.chain(deregister).chain(ends).chain(self.save_at).chain(self.retries.values().copied()).min();
         self.next = next;
         next
     }
@@ -645,6 +801,10 @@ impl State {
 }
 
 impl Checked {
+    fn kept(&self) -> KeptCheck {
+        KeptCheck { check: Check::clone(&self.check), level: self.judge.level(), since_ms: self.since_ms }
+    }
+
     /// Notes since when it has been critical without a break.
     fn note_critical(&mut self, now: Time) {
         match self.judge.level() {

@@ -1,0 +1,193 @@
+//! An HTTP check: 2xx is passing, 429 a warning, all else critical. Each run has a connection of its own, as a new
+//! caller would.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, LOCATION};
+use hyper::http::uri::{Scheme, Uri};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::tls;
+use crate::check::{Http, OUTPUT_BYTES_MAX, Outcome};
+
+/// Redirections that are followed.
+const REDIRECTS_MAX: usize = 10;
+
+pub(super) async fn probe(http: &Http) -> Outcome {
+    let (method, url) = (&http.method, &http.url);
+    match follow(http).await {
+        Ok((status, body)) => {
+            let output = format!("HTTP {method} {url}: {status} Output: {}", String::from_utf8_lossy(&body));
+            match status {
+                StatusCode::TOO_MANY_REQUESTS => Outcome::warning(output),
+                status if status.is_success() => Outcome::passing(output),
+                _ => Outcome::critical(output),
+            }
+        }
+        Err(error) => Outcome::critical(format!("HTTP {method} {url}: {error}")),
+    }
+}
+
+/// The answer where the last redirection leads.
+async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), String> {
+    let mut uri: Uri = http.url.parse().map_err(|error| format!("the address is not right: {error}"))?;
+    let mut method = Method::from_bytes(http.method.as_bytes()).map_err(|error| error.to_string())?;
+    let first = uri.authority().cloned();
+    for _ in 0..=REDIRECTS_MAX {
+        // Another host is not told what was meant for this one.
+        let request = request(http, &uri, &method, uri.authority() == first.as_ref())?;
+        let (status, location, body) = exchange(http, &uri, request).await?;
+        let Some(location) = location.filter(|_| http.follows_redirects && is_redirect(status)) else {
+            return Ok((status, body));
+        };
+        uri = resolve(&uri, &location).ok_or_else(|| format!("{status} leads nowhere: {location:?}"))?;
+        let asks_anew = status == StatusCode::SEE_OTHER
+            || (method == Method::POST && matches!(status, StatusCode::FOUND | StatusCode::MOVED_PERMANENTLY));
+        if asks_anew && method != Method::HEAD {
+            method = Method::GET;
+        }
+    }
+    Err(format!("more than {REDIRECTS_MAX} redirections"))
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a `Location` leads, which is a whole address or a path.
+fn resolve(from: &Uri, location: &str) -> Option<Uri> {
+    let to: Uri = location.parse().ok()?;
+    if to.scheme().is_some() {
+        return matches!(to.scheme_str(), Some("http" | "https")).then_some(to);
+    }
+    let path = match location.as_bytes().first()? {
+        b'/' => location.to_owned(),
+        _ => {
+            let base = from.path().rsplit_once('/').map_or("", |(base, _)| base);
+            format!("{base}/{location}")
+        }
+    };
+    Uri::builder().scheme(from.scheme()?.clone()).authority(from.authority()?.clone()).path_and_query(path).build().ok()
+}
+
+fn request(http: &Http, uri: &Uri, method: &Method, is_for_us: bool) -> Result<Request<Full<Bytes>>, String> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().ok_or("the address has no host")?;
+    let (user, host) = authority.as_str().rsplit_once('@').map_or((None, authority.as_str()), |(u, h)| (Some(u), h));
+    let body = if *method == Method::GET && http.method != "GET" { Bytes::new() } else { http.body.clone().into() };
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = path.parse().map_err(|error| format!("the path is not right: {error}"))?;
+    let headers = request.headers_mut();
+    let text = |value: &str| HeaderValue::from_str(value).map_err(|error| error.to_string());
+    headers.insert("host", text(host)?);
+    headers.insert("user-agent", HeaderValue::from_static(concat!("tidings/", env!("CARGO_PKG_VERSION"))));
+    headers.insert("accept", HeaderValue::from_static("text/plain, text/*, */*"));
+    if let Some(user) = user {
+        let credentials = data_encoding::BASE64.encode(user.as_bytes());
+        headers.insert(AUTHORIZATION, text(&format!("Basic {credentials}"))?);
+    }
+    for (name, values) in &http.headers {
+        let name: HeaderName = name.parse().map_err(|error| format!("header {name:?}: {error}"))?;
+        if !is_for_us && [AUTHORIZATION, COOKIE, hyper::header::HOST].contains(&name) {
+            continue;
+        }
+        headers.remove(&name);
+        for value in values {
+            headers.append(&name, text(value)?);
+        }
+    }
+    // One question, one connection.
+    headers.insert("connection", HeaderValue::from_static("close"));
+    Ok(request)
+}
+
+type Answer = (StatusCode, Option<String>, Vec<u8>);
+
+async fn exchange(http: &Http, uri: &Uri, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+    if is_tls {
+        let stream = tls::connect(&http.tls, host, stream, &[b"http/1.1"]).await?;
+        converse(TokioIo::new(stream), request).await
+    } else {
+        converse(TokioIo::new(stream), request).await
+    }
+}
+
+async fn converse<S>(stream: TokioIo<S>, request: Request<Full<Bytes>>) -> Result<Answer, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(stream).await.map_err(|error| error.to_string())?;
+    let mut exchange = pin!(async {
+        let response = sender.send_request(request).await.map_err(|error| with_cause(&error))?;
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok((response.status(), location, beginning(response).await?))
+    });
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        // What came before the connection ended is still to be read.
+        _ = connection => exchange.await,
+    }
+}
+
+/// The beginning of the body; the rest is not waited for.
+async fn beginning(mut response: Response<Incoming>) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(frame) = response.frame().await {
+        let frame = frame.map_err(|error| with_cause(&error))?;
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        body.extend_from_slice(&data[..data.len().min(OUTPUT_BYTES_MAX - body.len())]);
+        if body.len() == OUTPUT_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirection_leads_to_an_address_or_a_path() {
+        let from: Uri = "http://h:8080/a/b?c".parse().unwrap();
+        let to = |location: &str| resolve(&from, location).map(|uri| uri.to_string());
+        assert_eq!(to("https://other/x"), Some("https://other/x".into()));
+        assert_eq!(to("/x?y"), Some("http://h:8080/x?y".into()));
+        assert_eq!(to("x"), Some("http://h:8080/a/x".into()));
+        assert_eq!(to("ftp://other/x"), None);
+        assert_eq!(to(""), None);
+    }
+
+    #[test]
+    fn what_was_meant_for_one_host_is_not_told_another() {
+        let mut http = Http::new("http://user:secret@h/");
+        http.headers.insert("Authorization".into(), vec!["Bearer x".into()]);
+        http.headers.insert("X-Mine".into(), vec!["1".into(), "2".into()]);
+        let uri: Uri = http.url.parse().unwrap();
+        let ours = request(&http, &uri, &Method::GET, true).unwrap();
+        assert_eq!(
+            (&ours.headers()["host"], &ours.headers()["authorization"]),
+            (&"h".parse().unwrap(), &"Bearer x".parse().unwrap())
+        );
+        let other = request(&http, &"http://other/".parse().unwrap(), &Method::GET, false).unwrap();
+        assert!(!other.headers().contains_key("authorization"));
+        assert_eq!(other.headers().get_all("x-mine").iter().count(), 2);
+    }
+}
