@@ -423,6 +423,8 @@ pub fn settled(world: &World) -> Result<(), String> {
 struct View {
     records: BTreeSet<Listed>,
     members: BTreeSet<(NodeId, Peer2)>,
+    /// Whom it holds accused, itself included, and by which turn.
+    accused: BTreeSet<(NodeId, u32)>,
 }
 
 /// The part of a peer that fingerprints cover.
@@ -434,17 +436,21 @@ impl View {
         Self {
             records: node.live_records().into_iter().collect(),
             members: node.live_members().iter().map(|p| (p.id, (p.epoch(), u64::from(p.generation.bump())))).collect(),
+            accused: node.as_tidings().map(|node| node.accused().collect()).unwrap_or_default(),
         }
     }
 
     fn difference(&self, model: &Self) -> String {
         let record = |(owner, key, version): &Listed| format!("{} v{version}", named(*owner, key));
         let member = |(id, (epoch, bump)): &(NodeId, Peer2)| format!("{id}#{epoch}.{bump}");
+        let accused = |(id, turn): &(NodeId, u32)| format!("{id} by turn {turn}");
         let parts = [
             nothing("lacks", model.records.difference(&self.records).map(record)),
             nothing("has besides", self.records.difference(&model.records).map(record)),
             nothing("lacks members", model.members.difference(&self.members).map(member)),
             nothing("has members besides", self.members.difference(&model.members).map(member)),
+            nothing("does not accuse", model.accused.difference(&self.accused).map(accused)),
+            nothing("accuses besides", self.accused.difference(&model.accused).map(accused)),
         ];
         let parts: Vec<String> = parts.into_iter().filter_map(Result::err).collect();
         if parts.is_empty() { "only in their fingerprints".to_owned() } else { parts.join(", ") }

@@ -15,12 +15,16 @@ fn verdict(subject: Peer, turn: u32, finding: Finding, witnesses: u8) -> Verdict
 
 /// Node 2 tells node 1 a verdict on node 3.
 fn tell(nodes: &mut Nodes, turn: u32, finding: Finding, witnesses: u8) {
+    tell_to(1, nodes, turn, finding, witnesses);
+}
+
+fn tell_to(whom: u16, nodes: &mut Nodes, turn: u32, finding: Finding, witnesses: u8) {
     let (teller, subject) = (nodes.node(2).peer(), nodes.node(3).peer());
     let mut datagram = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag("test"), &teller, 1 << 40));
     datagram.verdicts(0, [&verdict(subject, turn, finding, witnesses)]).expect("one fits");
     let bytes = datagram.finish();
     // An error is a counter, which the tests look at.
-    let _ = nodes.tell(addr(1), Input::Datagram { from: addr(2), bytes: &bytes });
+    let _ = nodes.tell(addr(whom), Input::Datagram { from: addr(2), bytes: &bytes });
 }
 
 /// Node 2 tells everybody that node 3 is silent.
@@ -68,6 +72,20 @@ fn an_accusation_with_witnesses_is_refuted_by_the_accused_at_once() {
     }
     assert_eq!(nodes.node(1).reachability(NodeId(3)).expect("a member").standing.turn, 2);
     assert_eq!(nodes.node(3).counters().refutations, 1);
+}
+
+#[test]
+fn a_finding_that_nobody_holds_any_more_is_not_borne_for_ever() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    tell_to(3, &mut nodes, 1, Finding::Lossy, 0);
+    assert!(nodes.node(3).own_standing().finding.accuses(), "whoever found it so is to clear it");
+    nodes.run(Duration::from_secs(15));
+    assert_eq!(state(&nodes, 1, 3), Some(MemberState::Reachable), "the others reach it");
+    nodes.run(Duration::from_secs(10));
+    for n in 1..=6 {
+        assert_eq!(nodes.node(n).accused().count(), 0, "at {n}");
+    }
 }
 
 #[test]

@@ -226,6 +226,8 @@ pub struct Node {
     /// The verdict on our own life, and which that is.
     own: Standing,
     own_life: Generation,
+    /// When we last heard that we are accused.
+    accused: Time,
     story: Story,
     /// Since when a split is suspected.
     partition: Option<Time>,
@@ -328,6 +330,7 @@ impl Node {
             detector: Detector::new(config.tuning.watch.clone(), config.zone.clone(), now, &mut rng),
             own: Standing::spotless(me.id, now),
             own_life: me.generation,
+            accused: now,
             story: Story::default(),
             partition: None,
             split_told: 0,

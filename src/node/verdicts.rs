@@ -22,6 +22,10 @@ use crate::wire::{Accusation, Outgoing, Probe, VERDICT_BYTES_MAX};
 /// Witnesses that a verdict needs to be believed by whoever reaches the accused itself.
 const QUORUM: usize = 3;
 
+/// Who is found lossy is cleared by those who found it so. When it has not heard for so long that anybody holds that
+/// against it, nobody does: whoever knows tells it with every probe, of which one in five comes through.
+const LOSSY_HELD: Duration = Duration::from_secs(20);
+
 /// How fresh our own evidence of a member must be to speak against a verdict with too few witnesses.
 const FRESH: Duration = Duration::from_millis(1_500);
 
@@ -77,6 +81,12 @@ impl Node {
     /// The verdict on this node itself.
     pub fn own_standing(&self) -> Standing {
         self.own
+    }
+
+    /// Whom this node holds accused, itself included, and the turn of each accusation.
+    pub fn accused(&self) -> impl Iterator<Item = (NodeId, u32)> {
+        let others = self.roster.present().map(|entry| (entry.peer.id, entry.standing));
+        others.chain([(self.config.id, self.own)]).filter(|(_, s)| s.finding.accuses()).map(|(id, s)| (id, s.turn))
     }
 
     /// Whether nobody answers this node.
@@ -170,6 +180,10 @@ impl Node {
         if let Probe::Ping { accusation: Some(accusation), .. } | Probe::Pong { accusation: Some(accusation), .. } =
             probe
         {
+            // With number 0 it is passed on by somebody who does not believe it.
+            if !matches!(probe, Probe::Ping { number: 0, .. }) && accusation.turn >= self.own.turn {
+                self.accused = now;
+            }
             self.on_accusation(now, from, accusation, out);
         }
         self.heed_detector(now, out);
@@ -207,6 +221,7 @@ impl Node {
         }
         if verdict.finding.accuses() {
             self.counters.accused += 1;
+            self.accused = now;
             self.detector.was_accused();
             self.refute(now, out);
         }
@@ -221,6 +236,11 @@ impl Node {
         self.heed_swim(now, out);
     }
 
+    fn may_refute(&self, now: Time) -> bool {
+        let is_held = self.own.finding == Finding::Lossy && now.since(self.accused) < LOSSY_HELD;
+        !is_held && !self.own.is_damped(now)
+    }
+
     /// Says that we live, unless others are to say so: they get too few of our answers, or it changes too often.
     fn refute(&mut self, now: Time, out: &mut Outbox) {
         let me = self.peer();
@@ -228,7 +248,7 @@ impl Node {
         if !finding.accuses() {
             return;
         }
-        if finding == Finding::Lossy || self.own.is_damped(now) {
+        if !self.may_refute(now) {
             self.story.tell(now, me.id, Seen::Bore { finding, turn });
             return;
         }
@@ -252,8 +272,7 @@ impl Node {
             self.begin_next_life(now, from, out);
         }
         // Who hears nothing would be accused again at once.
-        let may_refute = !self.own.is_damped(now) && self.detector.is_answered(now);
-        if self.own.finding == Finding::Silent && may_refute {
+        if self.may_refute(now) && self.detector.is_answered(now) {
             self.refute(now, out);
         }
     }
