@@ -22,8 +22,8 @@ use crate::wire::Probe;
 /// Accusations of ours under way at once; further ones wait for the next round.
 pub const CASES_MAX: usize = 64;
 
-/// So few while hardly anybody answers us: a few members that hear only each other would otherwise have everybody probed
-/// by everybody, and their own verdicts are worth little.
+/// So few while hardly anybody answers us: a few members that hear only each other would otherwise have everybody
+/// probed by everybody, and their own verdicts are worth little.
 pub const CASES_WHILE_LOST_MAX: usize = 2;
 
 /// How many members are asked in one case, at most.
