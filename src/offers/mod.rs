@@ -107,6 +107,8 @@ pub enum Existing {
     Refuse,
     /// It is replaced; checks of other ids than the new ones stay.
     KeepChecks,
+    /// It is replaced; of its checks those stay that came over a door, and have other ids than the new ones.
+    KeepDoors,
     /// It is replaced with all its checks.
     Replace,
 }

@@ -355,6 +355,10 @@ impl State {
         let defined = self.define(&id, offer.checks, offer.origin)?;
         let mut checks = match (&before, existing) {
             (Some(before), Existing::KeepChecks) => before.checks.clone(),
+            (Some(before), Existing::KeepDoors) => {
+                let of_door = before.checks.iter().filter(|(_, checked)| checked.origin == Origin::Door);
+                of_door.map(|(id, checked)| (Arc::clone(id), checked.clone())).collect()
+            }
             _ => BTreeMap::new(),
         };
         for check in defined {
