@@ -251,9 +251,13 @@ impl Agent {
         let tuning = tuning.map_err(|error| Failure::caused(Exit::Usage, &error))?;
         let promise = Promise::of(&tuning, &args.profile.conditions());
         let registry = start(args, tuning).await?;
-        let offers = Offers::start(registry.clone(), args.data_dir.clone()).await;
-        let offers = offers.map_err(|error| Failure::caused(Exit::Failed, &error))?;
-        Ok(Self { registry, offers, promise })
+        match Offers::start(registry.clone(), args.data_dir.clone()).await {
+            Ok(offers) => Ok(Self { registry, offers, promise }),
+            Err(error) => {
+                leave_at_once(&registry).await;
+                Err(Failure::caused(Exit::Failed, &error))
+            }
+        }
     }
 
     /// Offers what the arguments say.
@@ -263,11 +267,20 @@ impl Agent {
             match self.offers.register(offer.clone(), Existing::KeepDoors).await {
                 // Offered all the same, and the log has said so.
                 Ok(_) | Err(OfferError::NotKept(_)) => {}
-                Err(error) => return Err(Failure::new(Exit::Failed, format!("service {name:?}: {error}"))),
+                Err(error) => {
+                    leave_at_once(&self.registry).await;
+                    return Err(Failure::new(Exit::Failed, format!("service {name:?}: {error}")));
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Says goodbye, so that the others do not take a start that failed for a crash.
+pub(super) async fn leave_at_once(registry: &Registry) {
+    // Whether it was heard or not, the end is the same.
+    let _ = tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()).await;
 }
 
 /// Runs until told to end: starts, shows, leaves.

@@ -76,8 +76,7 @@ pub(super) async fn run(mut args: Args) -> Result<Exit, Failure> {
     let mut child = match spawn(&args.command) {
         Ok(child) => child,
         Err(error) => {
-            // Nobody has heard of anything yet that could be lost.
-            let _ = agent.registry.leave().await;
+            node::leave_at_once(&agent.registry).await;
             let exit = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
             let name = args.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             return Err(Failure::new(Exit::Child(exit), format!("{name}: {error}")));
@@ -85,12 +84,11 @@ pub(super) async fn run(mut args: Args) -> Result<Exit, Failure> {
     };
     if let Err(failure) = agent.offer(&args.node).await {
         end_at_once(&mut child).await;
-        let _ = agent.registry.leave().await;
         return Err(failure);
     }
     let status = live(&args.node, &agent, &notify, &mut child, &mut signals).await?;
-    // Of one that has drained there is nothing left to say.
-    let _ = tokio::time::timeout(node::LEAVE_WAIT_MAX, agent.registry.leave()).await;
+    // One that has drained has left already.
+    node::leave_at_once(&agent.registry).await;
     Ok(Exit::Child(exit_code(status)))
 }
 

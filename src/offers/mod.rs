@@ -3,6 +3,28 @@
 //!
 //! [`Offers`] is a handle; clones are handles to the same. What is registered over a door is [kept](Origin::Door) in
 //! the data directory and back, with its checks, when [`Offers::start`] returns.
+//!
+//! ```
+//! # use std::net::SocketAddr;
+//! use std::time::Duration;
+//!
+//! use tidings::check::{Check, Outcome};
+//! use tidings::offers::{Existing, Offer, Offers, Origin};
+//! use tidings::{Instance, Registry};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let registry = Registry::builder("demo", "agent").start().await?;
+//! let offers = Offers::start(registry, None).await?;
+//! let web = Instance::new("web", SocketAddr::from(([127, 0, 0, 1], 8080)))?.with_id("web-1");
+//! let check = Check::ttl(Duration::from_secs(15));
+//! offers.register(Offer::new(web, Origin::Program).with_check(check), Existing::Refuse).await?;
+//! assert!(offers.registry().lookup("web").is_err(), "critical until it is told");
+//! offers.tell("service:web-1", Outcome::passing("well")).await?;
+//! assert!(offers.registry().lookup("web").is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod external;

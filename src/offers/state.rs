@@ -840,3 +840,97 @@ fn permit(check: &Check, origin: Origin) -> Result<(), OfferError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_nanos(1);
+
+    fn offer(id: &str, checks: usize) -> Offer {
+        let instance = Instance::new("web", std::net::SocketAddr::from(([127, 0, 0, 1], 80))).expect("it is right");
+        let offer = Offer::new(instance.with_id(id), Origin::Door);
+        (0..checks).fold(offer, |offer, _| offer.with_check(Check::ttl(Duration::from_secs(1))))
+    }
+
+    fn put(state: &mut State, id: &str, checks: usize) -> Result<(), OfferError> {
+        state.put(offer(id, checks), Existing::KeepChecks, NOW, 1).map(drop)
+    }
+
+    fn level(state: &State, id: &str) -> Level {
+        state.check(id, NOW).expect("it is there").level
+    }
+
+    #[test]
+    fn one_instance_more_than_the_limit_is_refused_and_counted() {
+        let mut state = State::default();
+        for n in 0..OFFERED_MAX {
+            put(&mut state, &n.to_string(), 0).expect("there is room");
+        }
+        assert!(matches!(put(&mut state, "more", 0), Err(OfferError::TooMany { count: 4_097, .. })));
+        put(&mut state, "0", 1).expect("one that is there may be another");
+        assert_eq!((state.stats().limited, state.stats().instances), (1, 4_096));
+    }
+
+    #[test]
+    fn one_check_more_than_the_limit_of_all_is_refused_and_counted() {
+        let mut state = State::default();
+        for n in 0..CHECKS_IN_ALL_MAX / CHECKS_MAX {
+            put(&mut state, &n.to_string(), CHECKS_MAX).expect("there is room");
+        }
+        assert!(matches!(put(&mut state, "more", 1), Err(OfferError::TooMany { what: "checks", .. })));
+        assert!(state.add_check(None, Check::tcp("h:1").with_id("more"), Origin::Door, NOW, 1).is_err());
+        put(&mut state, "0", CHECKS_MAX).expect("the same checks again");
+        assert_eq!((state.stats().limited, state.stats().checks), (2, 16_384));
+    }
+
+    #[test]
+    fn checks_that_are_defined_again_keep_their_level_and_others_go_as_is_asked() {
+        let mut state = State::default();
+        put(&mut state, "w", 1).expect("there is room");
+        state.hear("service:w", None, Outcome::passing(""), NOW, 2);
+        let more = Check::tcp("h:1").with_id("more").with_initial(Level::Warning);
+        state.add_check(Some(&Key::from("w")), more, Origin::Program, NOW, 2).expect("there is room");
+        let serial = state.runs()["service:w"].0;
+        put(&mut state, "w", 1).expect("it is replaced");
+        assert_eq!((level(&state, "service:w"), level(&state, "more")), (Level::Passing, Level::Warning));
+        assert_eq!(state.runs()["service:w"].0, serial, "what is the same goes on");
+
+        let mut other = offer("w", 0).with_check(Check::ttl(Duration::from_secs(9)));
+        other.origin = Origin::Program;
+        state.put(other, Existing::KeepDoors, NOW, 3).expect("it is replaced");
+        assert_eq!(level(&state, "service:w"), Level::Passing, "of the same kind");
+        assert!(state.runs()["service:w"].0 != serial && state.check("more", NOW).is_none());
+        state.put(offer("w", 0), Existing::Replace, NOW, 4).expect("it is replaced");
+        assert!(state.checks(NOW).is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_due_again_once() {
+        let mut state = State::default();
+        put(&mut state, "w", 0).expect("there is room");
+        let later = NOW + Duration::from_millis(250);
+        state.retry(&Key::from("w"), later);
+        assert_eq!(state.next_due(NOW, 1), Some(later));
+        assert!(state.take_due(NOW, 1).publish.is_empty());
+        assert_eq!(state.take_due(later, 1).publish, [Key::from("w")]);
+        assert!(state.take_due(later, 1).publish.is_empty() && state.next_due(later, 1).is_none());
+        assert_eq!(state.stats().publish_retries, 1);
+    }
+
+    #[test]
+    fn a_result_of_a_run_that_was_begun_for_another_definition_is_not_heard() {
+        let mut state = State::default();
+        state.put(offer("w", 0).with_check(Check::tcp("h:1")), Existing::Refuse, NOW, 1).expect("there is room");
+        let serial = state.runs()["service:w"].0;
+        assert!(!state.hear("service:w", Some(serial + 1), Outcome::passing(""), NOW, 1).has_changed);
+        assert!(state.hear("service:w", Some(serial), Outcome::passing(""), NOW, 1).has_changed);
+    }
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own() {
+        let stats = OfferStats { saves_failed: 3, ..OfferStats::default() };
+        let by_name: BTreeMap<_, _> = stats.each().collect();
+        assert_eq!((by_name.len(), by_name["offers_saves_failed"]), (stats.each().count(), 3));
+    }
+}
