@@ -249,6 +249,16 @@ fn a_file_that_changed_is_taken_in_by_sighup_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
+fn every_option_of_a_run_has_an_environment_variable() {
+    let output = tidings(&["run", "--help"]).output().expect("it ends");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (help, _) = help.split_once("Examples:").expect("there are examples");
+    let options = help.lines().filter(|line| line.starts_with("      --")).count();
+    assert!(options > 20);
+    assert_eq!(help.matches("[env: TIDINGS_").count(), options, "{help}");
+}
+
+#[test]
 fn completions_and_manual_pages_are_printed() {
     let output = |arguments: &[&str]| {
         let output = tidings(arguments).output().expect("it ends");

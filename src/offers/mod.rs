@@ -41,6 +41,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::check::{Check, Outcome};
 use crate::net::driver::{Clock, unix_ms};
+use crate::net::stats::STALL;
 use crate::record::{Instance, Key, Status};
 use crate::registry::{ON_THE_WAY, Registration, Registry};
 use crate::time::Time;
@@ -681,11 +682,17 @@ async fn keep_time(shared: Weak<Shared>, sooner: Arc<Notify>) {
     loop {
         let Some(strong) = shared.upgrade() else { return };
         let next = strong.do_what_is_due().await;
-        let wait = next.map_or(LOOK_EVERY, |next| next.since(strong.clock.now()).clamp(LOOK_AFTER, LOOK_EVERY));
+        let (clock, now) = (strong.clock, strong.clock.now());
+        let wait = next.map_or(LOOK_EVERY, |next| next.since(now).clamp(LOOK_AFTER, LOOK_EVERY));
         drop(strong);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = sooner.notified() => {}
+        }
+        let late = clock.now().since(now + wait);
+        if let Some(strong) = shared.upgrade().filter(|_| late > STALL) {
+            // What was told meanwhile waits in a socket: it is to be heard before anybody is judged.
+            strong.state().stood_still(late);
         }
     }
 }

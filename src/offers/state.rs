@@ -714,6 +714,15 @@ impl State {
         self.counted.deregistered_critical += 1;
     }
 
+    /// This process stood still for so long: nobody could be heard meanwhile, so nobody's time ran.
+    pub(super) fn stood_still(&mut self, span: Duration) {
+        let checks = self.entries.values_mut().flat_map(|entry| entry.checks.values_mut());
+        for checked in checks.chain(self.member_checks.values_mut()) {
+            checked.expires = checked.expires.map(|at| at + span);
+        }
+        self.next = None;
+    }
+
     /// What is due by now.
     pub(super) fn take_due(&mut self, now: Time, unix_ms: u64) -> Due {
         let mut due = Due::default();
@@ -916,6 +925,45 @@ mod tests {
         assert_eq!(state.take_due(later, 1).publish, [Key::from("w")]);
         assert!(state.take_due(later, 1).publish.is_empty() && state.next_due(later, 1).is_none());
         assert_eq!(state.stats().publish_retries, 1);
+    }
+
+    #[test]
+    fn a_stall_of_our_own_costs_no_ttl_check_its_time() {
+        let mut state = State::default();
+        put(&mut state, "w", 1).expect("there is room");
+        state.hear("service:w", None, Outcome::passing(""), NOW, 1);
+        let stall = Duration::from_secs(8);
+        state.stood_still(stall);
+        assert!(!state.take_due(NOW + stall, 2).has_changed);
+        let due = state.take_due(NOW + stall + Duration::from_secs(1), 3);
+        assert_eq!((due.has_changed, due.publish), (true, vec![Key::from("w")]));
+        assert_eq!(level(&state, "service:w"), Level::Critical);
+    }
+
+    #[test]
+    fn a_kind_of_check_that_is_not_run_here_warns_and_says_so() {
+        let mut state = State::default();
+        let check = Check::new(Kind::Unsupported { what: "docker".into() });
+        state.put(offer("w", 0).with_check(check), Existing::Refuse, NOW, 1).expect("there is room");
+        let check = state.check("service:w", NOW).expect("it is there");
+        assert!(check.level == Level::Warning && check.output.contains("docker"), "{check:?}");
+        assert!(matches!(state.is_told("service:w"), Err(OfferError::NotTold { kind: "unsupported", .. })));
+    }
+
+    #[test]
+    fn the_weight_while_warning_is_told_only_then() {
+        let mut state = State::default();
+        let mut offer = offer("w", 1);
+        offer.warning_weight = Some(0);
+        state.put(offer, Existing::Refuse, NOW, 1).expect("there is room");
+        let mut weight = |outcome: Outcome| {
+            state.hear("service:w", None, outcome, NOW, 1);
+            let wanted = state.wanted(&Key::from("w")).expect("it is offered");
+            (wanted.status.as_str(), wanted.weight)
+        };
+        assert_eq!(weight(Outcome::passing("")), ("passing", 1));
+        assert_eq!(weight(Outcome::warning("")), ("warning", 0));
+        assert_eq!(weight(Outcome::critical("")), ("critical", 1));
     }
 
     #[test]
