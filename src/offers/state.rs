@@ -108,6 +108,8 @@ pub struct OfferStats {
     pub results: u64,
     /// Of these, the critical ones.
     pub results_critical: u64,
+    /// Runs that came to nothing, because we had no descriptor, port or memory left for them.
+    pub not_run: u64,
     /// Times that a check came to stand otherwise.
     pub level_changes: u64,
     /// Times that a check passed and was held down.
@@ -136,6 +138,7 @@ impl OfferStats {
             checks_critical,
             results,
             results_critical,
+            not_run,
             level_changes,
             held_down,
             ttl_expired,
@@ -151,6 +154,7 @@ impl OfferStats {
             ("offers_checks_critical", checks_critical),
             ("offers_results", results),
             ("offers_results_critical", results_critical),
+            ("offers_not_run", not_run),
             ("offers_level_changes", level_changes),
             ("offers_held_down", held_down),
             ("offers_ttl_expired", ttl_expired),
@@ -708,6 +712,10 @@ impl State {
         self.counted.publish_retries += 1;
         self.retries.insert(id.clone(), at);
         self.next = None;
+    }
+
+    pub(super) fn count_not_run(&mut self) {
+        self.counted.not_run += 1;
     }
 
     pub(super) fn count_deregistered(&mut self) {
