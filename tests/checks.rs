@@ -399,6 +399,49 @@ async fn a_certificate_of_nobody_is_refused_unless_that_is_wanted() {
     server.abort();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_server_behind_tls_is_asked_when_its_certificate_may_be_any() {
+    let offers = soon(Offers::start(member("a", &[]).await, None)).await.expect("it starts");
+    let plain = Subject::start(grpc).await;
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("it is minted");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("it is a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("they fit").with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key);
+    let mut config = config.expect("they fit");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("it is bound").to_string();
+    let behind = plain.addr;
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                let mut inside = tokio::net::TcpStream::connect(behind).await.expect("it serves");
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    let check = |skips_verify| {
+        let tls = Some(Tls { skips_verify, server_name: None });
+        quick(Kind::Grpc(Grpc { addr: addr.clone(), service: "shop".into(), tls })).within(PATIENCE)
+    };
+    register(&offers, "strict", check(false)).await;
+    register(&offers, "trusting", check(true)).await;
+    let refused = check_when(&offers, "service:strict", |check| check.checked_ms.is_some()).await;
+    assert!(refused.level == Level::Critical && refused.output.contains("certificate"), "{}", refused.output);
+    let taken = check_when(&offers, "service:trusting", |check| check.level == Level::Passing).await;
+    assert!(taken.output.contains("SERVING"), "{}", taken.output);
+    let unknown = Kind::Grpc(Grpc { addr: plain.addr.to_string(), service: "other".into(), tls: None });
+    register(&offers, "unknown", quick(unknown)).await;
+    let unknown = check_when(&offers, "service:unknown", |check| check.checked_ms.is_some()).await;
+    assert!(unknown.level == Level::Critical && unknown.output.contains("NotFound"), "{}", unknown.output);
+    server.abort();
+    plain.kill();
+}
+
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_is_killed_at_its_timeout_with_its_children_and_its_output_is_cut() {

@@ -172,7 +172,8 @@ fn signal(name: &str, process: u32) {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for arguments in [&["--help"][..], &["--version"], &["node", "--help"], &["demo", "--help"]] {
+    let commands = [&["--help"][..], &["--version"], &["node", "--help"], &["demo", "--help"], &["man", "--help"]];
+    for arguments in commands {
         let (code, stdout, stderr) = run(arguments);
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
         assert!(!stdout.is_empty());

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::judge::Judge;
-pub(crate) use self::probe::run;
+pub(crate) use self::probe::{NotRun, run};
 
 /// Bytes of what a check printed that are kept; the rest is cut off.
 pub const OUTPUT_BYTES_MAX: usize = 4 * 1024;

@@ -85,6 +85,10 @@ pub(super) fn parse(text: &str) -> Result<Check, CheckSpecError> {
         let (key, value) = word.split_once('=').ok_or_else(|| CheckSpecError::NoValue { word: cut(word) })?;
         set(&mut check, key, value)?;
     }
+    // Who does not say when it warns on the way wants none of that.
+    if !words.iter().any(|word| word.starts_with("warnings=")) {
+        check.failures_before_warning = check.failures_before_critical;
+    }
     check.check()?;
     Ok(check)
 }
@@ -130,11 +134,7 @@ fn set(check: &mut Check, key: &str, value: &str) -> Result<(), CheckSpecError> 
         "name" => check.name = value.into(),
         "notes" => check.notes = value.into(),
         "successes" => check.successes_before_passing = number(key, value)?,
-        "failures" => {
-            check.failures_before_critical = number(key, value)?;
-            // As long as nobody says otherwise, it does not warn on the way.
-            check.failures_before_warning = check.failures_before_warning.max(check.failures_before_critical);
-        }
+        "failures" => check.failures_before_critical = number(key, value)?,
         "warnings" => check.failures_before_warning = number(key, value)?,
         "hold" => check.hold_down = is_on(key, value)?.then(Default::default),
         "deregister_after" => check.deregister_critical_after = Some(span(key, value)?),
@@ -223,6 +223,8 @@ mod tests {
         assert_eq!(http.headers["A"], ["b"]);
         let check = parse("tcp:h:1 failures=3").unwrap();
         assert_eq!((check.failures_before_warning, check.failures_before_critical), (3, 3));
+        let check = parse("tcp:h:1 warnings=2 failures=3").unwrap();
+        assert_eq!((check.failures_before_warning, check.failures_before_critical), (2, 3));
     }
 
     #[test]

@@ -119,10 +119,39 @@ pub(super) struct File {
 ///
 /// # Errors
 /// What is wrong with the file. What is wrong with the arguments ends the process, as clap does it.
-pub(super) fn parse(mut command: Command, arguments: &[OsString]) -> Result<ArgMatches, Failure> {
-    let is_node = arguments.get(1).is_some_and(|first| first == "node");
-    let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
-    if is_node && !asks_for_help {
+pub(super) fn parse(command: Command, arguments: &[OsString]) -> Result<ArgMatches, Failure> {
+    Ok(filled(command, arguments)?.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit()))
+}
+
+/// The values of settings as text, by their names.
+pub(super) type Values = BTreeMap<String, Vec<String>>;
+
+/// Reads arguments and file once more, for a node that runs.
+///
+/// # Errors
+/// What is wrong with the file or the arguments.
+pub(super) fn read_again(arguments: &[OsString]) -> Result<(ArgMatches, Values), Failure> {
+    let command = <super::Cli as clap::CommandFactory>::command();
+    let settings = settings(&command);
+    let matches = filled(command, arguments)?.try_get_matches_from(arguments);
+    let matches = matches.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let of = matches.subcommand().map_or(&matches, |(_, of)| of);
+    let value = |setting: &Arg| {
+        let raw = of.try_get_raw(setting.get_id().as_str()).ok().flatten();
+        (key(setting), raw.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect())
+    };
+    let values = settings.iter().map(value).collect();
+    Ok((matches, values))
+}
+
+/// The command with the configuration file's values as defaults, where it has such settings.
+fn filled(mut command: Command, arguments: &[OsString]) -> Result<Command, Failure> {
+    let runs = arguments.get(1).and_then(|first| first.to_str()).filter(|first| ["node", "run"].contains(first));
+    let asks_for_help = arguments
+        .iter()
+        .take_while(|argument| *argument != "--")
+        .any(|argument| argument == "--help" || argument == "-h");
+    if let Some(name) = runs.map(str::to_owned).filter(|_| !asks_for_help) {
         let settings = settings(&command);
         if let Some(path) = find(asked_for(arguments))? {
             let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
@@ -132,12 +161,12 @@ pub(super) fn parse(mut command: Command, arguments: &[OsString]) -> Result<ArgM
                 command = if is_global {
                     command.mut_arg(id, put)
                 } else {
-                    command.mut_subcommand("node", |node| node.mut_arg(id, put))
+                    command.mut_subcommand(&name, |runs| runs.mut_arg(id, put))
                 };
             }
         }
     }
-    Ok(command.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit()))
+    Ok(command)
 }
 
 /// Runs `tidings config ...`; gives what to print.

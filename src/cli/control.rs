@@ -166,7 +166,7 @@ impl<'a> Control<'a> {
     }
 
     /// Executes a line. Gives the answer, which is a line too; none for an empty line.
-    pub(super) async fn execute(&mut self, line: Line) -> (Option<String>, Next) {
+    pub(super) async fn execute(&self, line: Line) -> (Option<String>, Next) {
         let line = match line.0 {
             Ok(line) => line,
             Err(error) => return (Some(jsonl::error(None, &error.to_string())), Next::Go),
@@ -185,7 +185,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    async fn try_execute(&mut self, line: &str) -> Result<(String, Next), ControlError> {
+    async fn try_execute(&self, line: &str) -> Result<(String, Next), ControlError> {
         let answer = match Command::parse(line)? {
             Command::Register(offer, existing) => {
                 let instance = &self.offers.register(*offer, existing).await?.instance;
@@ -235,7 +235,7 @@ impl<'a> Control<'a> {
         Ok((answer, Next::Go))
     }
 
-    async fn update(&mut self, id: &str, update: &Update) -> Result<String, ControlError> {
+    async fn update(&self, id: &str, update: &Update) -> Result<String, ControlError> {
         let key = self.known(id)?;
         let before = self.offers.instance(&key).ok_or_else(|| OfferError::UnknownInstance { id: id.to_owned() })?;
         // As it was said, not as it is shown: with the status of its checks it would never pass again.

@@ -16,6 +16,7 @@ Exit codes:
      address is not a loopback address and there is no key, or because others can read the key file
   8  forced: a drain was cut off by its timeout, before everybody who could be reached confirmed it
   130, 143  ended at once by a second SIGINT or SIGTERM
+  tidings run ends with its command's code; 126, 127: the command could not be run
 
 Every option can also be given by the environment variable that its help names, or in a
 file: see tidings config --help. Logs go to standard error.";
@@ -35,6 +36,8 @@ pub(crate) enum Exit {
     Refused,
     /// A drain was cut off by its timeout.
     Forced,
+    /// As the command of `tidings run` did.
+    Child(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -46,6 +49,7 @@ impl From<Exit> for ExitCode {
             Exit::Timeout => 6,
             Exit::Refused => 7,
             Exit::Forced => 8,
+            Exit::Child(code) => code,
         })
     }
 }

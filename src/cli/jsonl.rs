@@ -14,6 +14,7 @@ use tidings::record::{Instance, Key};
 use tidings::registry::{Drained, Explanation, Told};
 
 use super::changes::{Change, Offer};
+use super::reload::Reloaded;
 use super::view::Shown;
 
 /// Raised when a field changes its meaning or goes away; new fields and events do not raise it.
@@ -217,6 +218,22 @@ pub(super) fn drained(me: &Me, drained: &Drained) -> String {
         unconfirmed: unconfirmed.collect(),
         took_ms: drained.took.as_millis() as u64,
     })
+}
+
+/// What a reload did.
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    #[derive(Serialize)]
+    struct Lists<'a> {
+        ts: String,
+        event: &'static str,
+        changed: &'a [String],
+        offered: &'a [String],
+        withdrawn: &'a [String],
+        needs_restart: &'a [String],
+        wrong: &'a [String],
+    }
+    let Reloaded { changed, offered, withdrawn, needs_restart, wrong } = reloaded;
+    text(&Lists { ts: now(), event: "reloaded", changed, offered, withdrawn, needs_restart, wrong })
 }
 
 /// The answer to `tell`.

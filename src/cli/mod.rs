@@ -10,7 +10,11 @@ mod jsonl;
 mod keys;
 mod limits;
 mod node;
+mod notify;
 mod output;
+mod reload;
+#[cfg(unix)]
+mod run;
 mod signals;
 mod spec;
 mod table;
@@ -23,6 +27,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload as reload_layer;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::exit::{Exit, Failure};
@@ -53,9 +58,25 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Node(Box<node::Args>),
+    #[cfg(unix)]
+    Run(Box<run::Args>),
     Demo(demo::Args),
     Config(config::Args),
     Keygen(keys::KeygenArgs),
+    /// Print what a shell needs to complete commands and options
+    ///
+    /// For bash: tidings completions bash > /etc/bash_completion.d/tidings
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of tidings, or of one of its commands
+    ///
+    /// To read it: tidings man node | man -l -
+    Man {
+        /// The command, such as node
+        of: Option<String>,
+    },
 }
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
@@ -66,7 +87,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Exit {
         run_in_runtime(cli)
     });
     match result {
-        Ok(()) => Exit::Success,
+        Ok(exit) => exit,
         Err(failure) => {
             // Nobody may be left to read it, and the exit code says enough.
             let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {failure}\n"));
@@ -90,18 +111,17 @@ enum LogFormat {
     Json,
 }
 
+/// Changes what is logged, once the log runs.
+static LEVEL: std::sync::OnceLock<reload_layer::Handle<Targets, tracing_subscriber::Registry>> =
+    std::sync::OnceLock::new();
+
 /// Logs go to standard error, filtered by `--log-level`, or else by `RUST_LOG`: `LEVEL` or `TARGET=LEVEL`, several with
 /// commas. The filter that also matches fields brings a regular expression engine, and a megabyte into every member's
 /// memory.
 fn start_log(format: LogFormat, level: Option<&Targets>) {
-    let asked = std::env::var("RUST_LOG").ok().filter(|_| level.is_none());
-    let default = Targets::new().with_default(LevelFilter::WARN);
-    let (filter, error) = match (level, asked.as_deref().map(str::parse)) {
-        (Some(level), _) => (level.clone(), None),
-        (None, None) => (default, None),
-        (None, Some(Ok(filter))) => (filter, None),
-        (None, Some(Err(error))) => (default, Some(error)),
-    };
+    let (filter, error) = log_filter(level);
+    let (filter, handle) = reload_layer::Layer::new(filter);
+    let _ = LEVEL.set(handle);
     let ansi = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -109,19 +129,43 @@ fn start_log(format: LogFormat, level: Option<&Targets>) {
         LogFormat::Text => registry.with(lines.with_ansi(ansi)).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
-    if let (Some(asked), Some(error)) = (asked, error) {
-        tracing::warn!("RUST_LOG={asked:?} is not understood ({error}); logging warnings");
+    if let Some(error) = error {
+        tracing::warn!("RUST_LOG is not understood ({error}); logging warnings");
     }
 }
 
-fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
+/// Logs from now on what is asked for, or what `RUST_LOG` says.
+fn set_log_level(level: Option<&Targets>) {
+    if let Some(handle) = LEVEL.get() {
+        // It is gone only with the process.
+        let _ = handle.reload(log_filter(level).0);
+    }
+}
+
+/// What to log, and what is wrong with `RUST_LOG`.
+fn log_filter(level: Option<&Targets>) -> (Targets, Option<String>) {
+    let asked = std::env::var("RUST_LOG").ok().filter(|_| level.is_none());
+    let default = Targets::new().with_default(LevelFilter::WARN);
+    match (level, asked.as_deref().map(str::parse::<Targets>)) {
+        (Some(level), _) => (level.clone(), None),
+        (None, None) => (default, None),
+        (None, Some(Ok(filter))) => (filter, None),
+        (None, Some(Err(error))) => (default, Some(format!("{}: {error}", asked.unwrap_or_default()))),
+    }
+}
+
+fn run_in_runtime(cli: Cli) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Exit::Failed, format!("no runtime: {e}")))?;
     runtime.block_on(async {
         let output = Output::start();
-        let result = match cli.command {
+        let success = |result: Result<(), Failure>| result.map(|()| Exit::Success);
+        let result = success(match cli.command {
+            // What it prints is its command's, and it has none of its own.
+            #[cfg(unix)]
+            Command::Run(args) => return run::run(*args).await,
             Command::Node(args) => node::run(*args, &output).await,
             Command::Demo(args) => demo::run(args, &output).await,
             Command::Config(args) => match config::run(&args, &Cli::command()) {
@@ -130,9 +174,38 @@ fn run_in_runtime(cli: Cli) -> Result<(), Failure> {
                 Err(failure) => Err(failure),
             },
             Command::Keygen(args) => keys::generate(&args, &output).await,
-        };
-        result.and(output.finish().await)
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "tidings", &mut script);
+                output.text(String::from_utf8_lossy(&script).into_owned()).await.or(Ok(()))
+            }
+            Command::Man { of } => match manual(of.as_deref()) {
+                Ok(page) => output.text(page).await.or(Ok(())),
+                Err(failure) => Err(failure),
+            },
+        });
+        let finished = success(output.finish().await);
+        result.and_then(|exit| finished.map(|_| exit))
     })
+}
+
+/// The manual page in roff.
+fn manual(of: Option<&str>) -> Result<String, Failure> {
+    let mut all = Cli::command();
+    all.build();
+    let command = match of {
+        None => all,
+        Some(name) => {
+            let known = all.get_subcommands().map(clap::Command::get_name);
+            let hint = spec::nearest(name, known).map(|known| format!(", did you mean {known}?")).unwrap_or_default();
+            let found = all.find_subcommand(name).cloned();
+            found.ok_or_else(|| Failure::new(Exit::Usage, format!("there is no command {name:?}{hint}")))?
+        }
+    };
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command).render(&mut page);
+    rendered.map_err(|error| Failure::new(Exit::Failed, format!("no manual page: {error}")))?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Reads a span of time such as `500ms`, `30s` or `2m`.

@@ -14,7 +14,7 @@ use tidings::node::Tuning;
 use tidings::offers::{Existing, Offer, OfferError, Offers};
 use tidings::profile::Profile;
 use tidings::promise::Promise;
-use tidings::record::{Instance, InstanceError, check_name};
+use tidings::record::{InstanceError, check_name};
 use tidings::registry::{Advertise, JoinPolicy, Registry, Target, TargetError};
 use tidings::view::{Status, StopReason};
 use tokio::sync::mpsc;
@@ -25,8 +25,10 @@ use super::control::{self, Control, Next};
 use super::exit::{Exit, Failure};
 use super::jsonl::{self, Me};
 use super::keys::KeyArgs;
+use super::notify::Notify;
 use super::output::{Closed, Output};
-use super::signals::Signals;
+use super::reload::{self, Reloaded, Settings};
+use super::signals::{Hangup, Signals};
 use super::view::Shown;
 use super::{check, config, parse_span, spec, table};
 
@@ -36,7 +38,7 @@ const REDRAW_EVERY: Duration = Duration::from_millis(250);
 const REDRAWS_IDLE: u32 = 4;
 
 /// How long saying goodbye may take.
-const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Instances on the command line; more are registered over the control channel.
 const SERVICES_MAX: usize = 1_024;
@@ -88,7 +90,7 @@ pub(super) struct Args {
 
     /// The member's name, unique in the cluster
     #[arg(long, env = "TIDINGS_NAME", value_parser = |name: &str| checked("member name", name))]
-    name: String,
+    pub(super) name: String,
 
     /// The cluster's name; members of other clusters are refused
     #[arg(long, env = "TIDINGS_CLUSTER", value_parser = |name: &str| checked("cluster name", name))]
@@ -125,7 +127,7 @@ pub(super) struct Args {
     /// An instance to offer, such as name=web,addr=127.0.0.1:8080,tag=v1; repeatable; --help shows every key
     #[arg(long, env = "TIDINGS_SERVICE", value_name = "SPEC", value_delimiter = '\n', value_parser = spec::parse_offer)]
     #[arg(long_help = format!("{}\n\n{}\n\nRepeatable; in the environment variable, one spec a line.", spec::HELP, check::HELP))]
-    service: Vec<Offer>,
+    pub(super) service: Vec<Offer>,
 
     /// Where the member keeps its id and what it knows of others, so that a restart is the same member
     #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR")]
@@ -135,7 +137,7 @@ pub(super) struct Args {
     ///
     /// A first SIGTERM or SIGINT, or the command drain, begins it; 0s leaves at once.
     #[arg(long, env = "TIDINGS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_span)]
-    drain_timeout: Duration,
+    pub(super) drain_timeout: Duration,
 
     /// Where the member stands (a rack, an availability zone)
     #[arg(long, env = "TIDINGS_ZONE", value_parser = |name: &str| checked("zone", name))]
@@ -176,7 +178,7 @@ pub(super) struct Args {
 
     /// Take commands from here, one a line; the end of the input changes nothing
     #[arg(long, env = "TIDINGS_CONTROL", value_enum, value_name = "WHERE")]
-    control: Option<ControlFrom>,
+    pub(super) control: Option<ControlFrom>,
 
     #[command(flatten)]
     keys: KeyArgs,
@@ -201,7 +203,7 @@ enum Format {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum ControlFrom {
+pub(super) enum ControlFrom {
     /// Standard input
     Stdin,
 }
@@ -234,11 +236,58 @@ impl From<Failure> for Halt {
     }
 }
 
+/// A member that runs, and what it offers.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) registry: Registry,
+    pub(super) offers: Offers,
+    promise: Promise,
+}
+
+impl Agent {
+    /// Starts the member, and offers what is kept in its data directory.
+    pub(super) async fn start(args: &Args) -> Result<Self, Failure> {
+        let tuning = args.profile.settle(args.detect_within, &args.tuning);
+        let tuning = tuning.map_err(|error| Failure::caused(Exit::Usage, &error))?;
+        let promise = Promise::of(&tuning, &args.profile.conditions());
+        let registry = start(args, tuning).await?;
+        match Offers::start(registry.clone(), args.data_dir.clone()).await {
+            Ok(offers) => Ok(Self { registry, offers, promise }),
+            Err(error) => {
+                leave_at_once(&registry).await;
+                Err(Failure::caused(Exit::Failed, &error))
+            }
+        }
+    }
+
+    /// Offers what the arguments say.
+    pub(super) async fn offer(&self, args: &Args) -> Result<(), Failure> {
+        for offer in &args.service {
+            let name = Arc::clone(&offer.instance.service);
+            match self.offers.register(offer.clone(), Existing::KeepDoors).await {
+                // Offered all the same, and the log has said so.
+                Ok(_) | Err(OfferError::NotKept(_)) => {}
+                Err(error) => {
+                    leave_at_once(&self.registry).await;
+                    return Err(Failure::new(Exit::Failed, format!("service {name:?}: {error}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says goodbye, so that the others do not take a start that failed for a crash.
+pub(super) async fn leave_at_once(registry: &Registry) {
+    // Whether it was heard or not, the end is the same.
+    let _ = tokio::time::timeout(LEAVE_WAIT_MAX, registry.leave()).await;
+}
+
 /// Runs until told to end: starts, shows, leaves.
-pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(mut args: Args, output: &Output) -> Result<(), Failure> {
     check_ids(&args)?;
     let mode = mode(&args);
-    let result = start_and_live(&args, mode, output).await;
+    let result = start_and_live(&mut args, mode, output).await;
     if let (Err(failure), Mode::Jsonl) = (&result, mode) {
         // The same words as on standard error, for whoever reads only this side; if nobody does, that is no failure.
         let _ = output.line(jsonl::error(None, &failure.to_string())).await;
@@ -246,27 +295,28 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
     result
 }
 
-async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), Failure> {
-    let mut signals =
-        Signals::install().map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}")))?;
-    let tuning = args.profile.settle(args.detect_within, &args.tuning).map_err(|e| Failure::caused(Exit::Usage, &e))?;
-    let promise = Promise::of(&tuning, &args.profile.conditions());
-    let registry = tokio::select! {
-        registry = start(args, tuning) => registry?,
+async fn start_and_live(args: &mut Args, mode: Mode, output: &Output) -> Result<(), Failure> {
+    let uncaught = |e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}"));
+    let mut signals = Signals::install().map_err(uncaught)?;
+    let hangup = Hangup::install().map_err(uncaught)?;
+    let settings = Settings::of_process()?;
+    // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
+    let agent = tokio::select! {
+        agent = Agent::start(args) => agent?,
         _ = signals.next() => return Ok(()),
         () = output.closed() => return Ok(()),
     };
+    agent.offer(args).await?;
     let me = Me {
         cluster: Arc::from(args.cluster.as_str()),
         name: Arc::from(args.name.as_str()),
-        peer: registry.peer(),
-        is_insecure: registry.is_insecure(),
+        peer: agent.registry.peer(),
+        is_insecure: agent.registry.is_insecure(),
     };
-    // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
-    let offers = offer(args, &registry).await?;
-    let mut control = Control::new(&registry, &offers, &me, args.drain_timeout);
+    let notify = Notify::start(&agent.registry);
+    let mut reloading = Reloading { hangup, settings, notify: &notify };
     tokio::select! {
-        result = show(args, (mode, &promise), &registry, &me, &mut control, output) => match result {
+        result = show(args, mode, &agent, &me, &mut reloading, output) => match result {
             Ok(()) => return Ok(()),
             Err(Halt::Failed(failure)) => return Err(failure),
             Err(Halt::Closed) => {}
@@ -275,13 +325,22 @@ async fn start_and_live(args: &Args, mode: Mode, output: &Output) -> Result<(), 
         () = output.closed() => {}
     }
     signals.exit_at_next();
-    match tokio::time::timeout(args.drain_timeout + LEAVE_WAIT_MAX, end(args, mode, &registry, &me, output)).await {
+    notify.stopping(args.drain_timeout + LEAVE_WAIT_MAX);
+    let ended = end(args, mode, &agent.registry, &me, output);
+    match tokio::time::timeout(args.drain_timeout + LEAVE_WAIT_MAX, ended).await {
         Ok(ended) => ended,
         Err(_) => {
             let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
             Err(Failure::new(Exit::Failed, message))
         }
     }
+}
+
+/// What a SIGHUP needs.
+struct Reloading<'a> {
+    hangup: Hangup,
+    settings: Settings,
+    notify: &'a Notify,
 }
 
 /// Drains, and tells how that went; or leaves at once, if it shall.
@@ -319,30 +378,16 @@ async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
     Ok(args.keys.apply(builder.tuning(tuning))?.start().await?)
 }
 
-/// Offers what is kept in the data directory, and what the arguments say.
-async fn offer(args: &Args, registry: &Registry) -> Result<Offers, Failure> {
-    let offers = Offers::start(registry.clone(), args.data_dir.clone()).await;
-    let offers = offers.map_err(|error| Failure::caused(Exit::Failed, &error))?;
-    for offer in &args.service {
-        let name = Arc::clone(&offer.instance.service);
-        match offers.register(offer.clone(), Existing::KeepChecks).await {
-            // Offered all the same, and the log has said so.
-            Ok(_) | Err(OfferError::NotKept(_)) => {}
-            Err(error) => return Err(Failure::new(Exit::Failed, format!("service {name:?}: {error}"))),
-        }
-    }
-    Ok(offers)
-}
-
 /// Prints what happens and does what is asked, until the command `leave`.
 async fn show(
-    args: &Args,
-    (mode, promise): (Mode, &Promise),
-    registry: &Registry,
+    args: &mut Args,
+    mode: Mode,
+    agent: &Agent,
     me: &Me,
-    control: &mut Control<'_>,
+    reloading: &mut Reloading<'_>,
     output: &Output,
 ) -> Result<(), Halt> {
+    let Agent { registry, offers, promise } = agent;
     let mut events = registry.events();
     let mut printer = Printer { mode, registry, me, output, told: Told::default(), notice: None, idle: 0 };
     printer.catch_up().await?;
@@ -362,6 +407,7 @@ async fn show(
                 None => return Ok(stopped(registry)?),
             },
             line = next_line(&mut lines) => {
+                let control = Control::new(registry, offers, me, args.drain_timeout);
                 let (answer, next) = control.execute(line).await;
                 if let Some(answer) = answer {
                     output.line(answer).await?;
@@ -369,6 +415,12 @@ async fn show(
                 if let Next::Left(result) = next {
                     return Ok(result?);
                 }
+            }
+            () = reloading.hangup.next() => {
+                reloading.notify.reloading();
+                let reloaded = reloading.settings.reload(args, offers).await;
+                reloading.notify.reloaded();
+                printer.reloaded(reloaded).await?;
             }
             _ = redraw.tick(), if mode == Mode::Screen => printer.redraw().await?,
         }
@@ -453,6 +505,29 @@ impl Printer<'_> {
         }
     }
 
+    /// Tells what a reload did, or what is wrong with the file.
+    async fn reloaded(&mut self, reloaded: Result<Reloaded, Failure>) -> Result<(), Closed> {
+        match reloaded {
+            Err(failure) => {
+                let reason = format!("the configuration is wrong, and nothing changed: {failure}");
+                tracing::error!("{reason}");
+                self.tell(&Change::Error { reason }).await
+            }
+            Ok(reloaded) => {
+                tracing::info!("reloaded: {reloaded}");
+                match self.mode {
+                    Mode::Jsonl => self.output.line(jsonl::reloaded(&reloaded)).await,
+                    Mode::Lines => self.output.line(table::reloaded(&reloaded)).await,
+                    Mode::Screen => {
+                        self.notice = Some(format!("reloaded: {reloaded}"));
+                        self.idle = REDRAWS_IDLE;
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
     async fn redraw(&mut self) -> Result<(), Closed> {
         self.idle += 1;
         if self.idle < REDRAWS_IDLE {
@@ -485,16 +560,14 @@ fn mode(args: &Args) -> Mode {
 }
 
 /// Two instances of one id would replace each other.
-fn check_ids(args: &Args) -> Result<(), Failure> {
+pub(super) fn check_ids(args: &Args) -> Result<(), Failure> {
     if args.service.len() > SERVICES_MAX {
         let message = format!("{} --service options, the limit is {SERVICES_MAX}", args.service.len());
         return Err(Failure::new(Exit::Usage, message));
     }
     let mut ids = BTreeSet::new();
     for Offer { instance, .. } in &args.service {
-        let default = || Instance::default_id(&instance.service, &args.name, instance.address.port);
-        let id = if instance.id.is_member() { default() } else { instance.id.clone() };
-        if let Some(id) = ids.replace(id) {
+        if let Some(id) = ids.replace(reload::id(instance, &args.name)) {
             let message = format!("two --service options have the id {:?}; give one of them id=...", id.as_str());
             return Err(Failure::new(Exit::Usage, message));
         }

@@ -63,3 +63,38 @@ impl Signals {
         }
     }
 }
+
+/// SIGHUP: the configuration is to be read again.
+#[derive(Debug)]
+pub(super) struct Hangup {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Hangup {
+    /// From now on the signal does not end the process.
+    #[cfg(unix)]
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self { hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())? })
+    }
+
+    /// The next signal.
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) {
+        if self.hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// There is no such signal here.
+    #[cfg(not(unix))]
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Never.
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) {
+        std::future::pending().await
+    }
+}

@@ -9,6 +9,7 @@ use tidings::record::Status;
 
 use super::changes::{Change, Offer};
 use super::jsonl;
+use super::reload::Reloaded;
 use super::view::Shown;
 
 const BOLD: &str = "\x1b[1m";
@@ -51,6 +52,11 @@ pub(super) fn render(shown: &Shown, notice: Option<&str>, width: usize, height: 
 /// What the settings promise, as a line for people.
 pub(super) fn promise(promise: &Promise) -> String {
     format!("{} {:<18} {promise}", jsonl::now(), "promise")
+}
+
+/// What a reload did, as a line for people.
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    printable(&format!("{} {:<18} {reloaded}", jsonl::now(), "reloaded"))
 }
 
 /// A change as a line for people: time, event, and what it is about.

@@ -174,7 +174,9 @@ impl Node {
             let has_room = roster.get(update.peer.id).is_some() || roster.has_room();
             !is_over && has_room && !roster.is_buried(update.peer.id, update.peer.generation)
         };
-        self.swim.receive(now, src, section, self.own.is_damped(now), accepts).map_err(|error| self.swim_error(error))?;
+        self.swim
+            .receive(now, src, section, self.own.is_damped(now), accepts)
+            .map_err(|error| self.swim_error(error))?;
         self.heed_swim(now, out);
         Ok(())
     }

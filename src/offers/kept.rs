@@ -181,6 +181,20 @@ mod tests {
         assert_eq!(read(dir.path(), 1).expect("it is read").kept, kept());
     }
 
+    #[test]
+    fn more_than_the_limit_is_not_written_and_what_was_there_before_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        write(dir.path(), kept()).expect("it is written");
+        let mut large = kept();
+        let notes = "x".repeat(crate::check::CHECK_TEXT_BYTES_MAX);
+        large.instances[0].checks[0].check.notes = notes.into();
+        let one = large.instances[0].clone();
+        large.instances.resize(OFFERS_BYTES_MAX / crate::check::CHECK_TEXT_BYTES_MAX, one);
+        let error = write(dir.path(), large).unwrap_err().to_string();
+        assert!(error.contains("the limit is 67108864"), "{error}");
+        assert_eq!(read(dir.path(), 1).expect("it is read").kept, kept());
+    }
+
     proptest::proptest! {
         #[test]
         fn a_file_with_any_byte_changed_is_not_trusted(at: proptest::sample::Index, to: u8) {

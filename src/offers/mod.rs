@@ -3,6 +3,28 @@
 //!
 //! [`Offers`] is a handle; clones are handles to the same. What is registered over a door is [kept](Origin::Door) in
 //! the data directory and back, with its checks, when [`Offers::start`] returns.
+//!
+//! ```
+//! # use std::net::SocketAddr;
+//! use std::time::Duration;
+//!
+//! use tidings::check::{Check, Outcome};
+//! use tidings::offers::{Existing, Offer, Offers, Origin};
+//! use tidings::{Instance, Registry};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let registry = Registry::builder("demo", "agent").start().await?;
+//! let offers = Offers::start(registry, None).await?;
+//! let web = Instance::new("web", SocketAddr::from(([127, 0, 0, 1], 8080)))?.with_id("web-1");
+//! let check = Check::ttl(Duration::from_secs(15));
+//! offers.register(Offer::new(web, Origin::Program).with_check(check), Existing::Refuse).await?;
+//! assert!(offers.registry().lookup("web").is_err(), "critical until it is told");
+//! offers.tell("service:web-1", Outcome::passing("well")).await?;
+//! assert!(offers.registry().lookup("web").is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod external;
@@ -19,6 +41,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::check::{Check, Outcome};
 use crate::net::driver::{Clock, unix_ms};
+use crate::net::stats::STALL;
 use crate::record::{Instance, Key, Status};
 use crate::registry::{ON_THE_WAY, Registration, Registry};
 use crate::time::Time;
@@ -107,6 +130,8 @@ pub enum Existing {
     Refuse,
     /// It is replaced; checks of other ids than the new ones stay.
     KeepChecks,
+    /// It is replaced; of its checks those stay that came over a door, and have other ids than the new ones.
+    KeepDoors,
     /// It is replaced with all its checks.
     Replace,
 }
@@ -657,11 +682,17 @@ async fn keep_time(shared: Weak<Shared>, sooner: Arc<Notify>) {
     loop {
         let Some(strong) = shared.upgrade() else { return };
         let next = strong.do_what_is_due().await;
-        let wait = next.map_or(LOOK_EVERY, |next| next.since(strong.clock.now()).clamp(LOOK_AFTER, LOOK_EVERY));
+        let (clock, now) = (strong.clock, strong.clock.now());
+        let wait = next.map_or(LOOK_EVERY, |next| next.since(now).clamp(LOOK_AFTER, LOOK_EVERY));
         drop(strong);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = sooner.notified() => {}
+        }
+        let late = clock.now().since(now + wait);
+        if let Some(strong) = shared.upgrade().filter(|_| late > STALL) {
+            // What was told meanwhile waits in a socket: it is to be heard before anybody is judged.
+            strong.state().stood_still(late);
         }
     }
 }

@@ -11,13 +11,16 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Shared;
-use crate::check::{self, Alias, Check, Kind, Level, Outcome};
+use crate::check::{self, Alias, Check, Kind, Level, NotRun, Outcome};
 use crate::peer::MemberState;
 use crate::record::{Key, Status};
 use crate::registry::{Events, Registry};
 
 /// The longest time until the first run of a check: many that begin at once begin spread over it.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
+
+/// Times in a row that a check may not be run, because we lack what it takes; then it is critical.
+const NOT_RUN_MAX: u32 = 3;
 
 /// How long news of an alias are gathered before it is looked at anew.
 const ALIAS_AFTER: Duration = Duration::from_millis(10);
@@ -74,6 +77,18 @@ impl Reporter {
         shared.hear(&self.id, Some(self.serial), outcome).await;
         true
     }
+
+    /// For want of something of ours: that accuses nobody, unless it lasts.
+    async fn could_not_run(&self, NotRun(why): NotRun, in_a_row: u32) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        tracing::debug!(target: super::OFFERS_LOG, check = %self.id, %why, "could not be run");
+        shared.state().count_not_run();
+        if in_a_row >= NOT_RUN_MAX {
+            drop(shared);
+            return self.tell(Outcome::critical(format!("could not be run: {why}"))).await;
+        }
+        true
+    }
 }
 
 /// Runs a check at its interval, counted from start to start, so that a failure is known within interval and timeout.
@@ -81,10 +96,20 @@ async fn repeat(reporter: Reporter, check: Arc<Check>) {
     let (first, phase) = spread(&reporter.id, reporter.serial, check.interval);
     let mut next = Instant::now() + first;
     let mut wait = phase;
+    let mut not_run = 0;
     loop {
         tokio::time::sleep_until(next).await;
-        let outcome = check::run(&check).await;
-        if !reporter.tell(outcome).await {
+        let is_heard = match check::run(&check).await {
+            Ok(outcome) => {
+                not_run = 0;
+                reporter.tell(outcome).await
+            }
+            Err(why) => {
+                not_run += 1;
+                reporter.could_not_run(why, not_run).await
+            }
+        };
+        if !is_heard {
             return;
         }
         // What was missed while a run took long is not made up for.

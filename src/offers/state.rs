@@ -108,6 +108,8 @@ pub struct OfferStats {
     pub results: u64,
     /// Of these, the critical ones.
     pub results_critical: u64,
+    /// Runs that came to nothing, because we had no descriptor, port or memory left for them.
+    pub not_run: u64,
     /// Times that a check came to stand otherwise.
     pub level_changes: u64,
     /// Times that a check passed and was held down.
@@ -136,6 +138,7 @@ impl OfferStats {
             checks_critical,
             results,
             results_critical,
+            not_run,
             level_changes,
             held_down,
             ttl_expired,
@@ -151,6 +154,7 @@ impl OfferStats {
             ("offers_checks_critical", checks_critical),
             ("offers_results", results),
             ("offers_results_critical", results_critical),
+            ("offers_not_run", not_run),
             ("offers_level_changes", level_changes),
             ("offers_held_down", held_down),
             ("offers_ttl_expired", ttl_expired),
@@ -355,6 +359,10 @@ impl State {
         let defined = self.define(&id, offer.checks, offer.origin)?;
         let mut checks = match (&before, existing) {
             (Some(before), Existing::KeepChecks) => before.checks.clone(),
+            (Some(before), Existing::KeepDoors) => {
+                let of_door = before.checks.iter().filter(|(_, checked)| checked.origin == Origin::Door);
+                of_door.map(|(id, checked)| (Arc::clone(id), checked.clone())).collect()
+            }
             _ => BTreeMap::new(),
         };
         for check in defined {
@@ -706,8 +714,21 @@ impl State {
         self.next = None;
     }
 
+    pub(super) fn count_not_run(&mut self) {
+        self.counted.not_run += 1;
+    }
+
     pub(super) fn count_deregistered(&mut self) {
         self.counted.deregistered_critical += 1;
+    }
+
+    /// This process stood still for so long: nobody could be heard meanwhile, so nobody's time ran.
+    pub(super) fn stood_still(&mut self, span: Duration) {
+        let checks = self.entries.values_mut().flat_map(|entry| entry.checks.values_mut());
+        for checked in checks.chain(self.member_checks.values_mut()) {
+            checked.expires = checked.expires.map(|at| at + span);
+        }
+        self.next = None;
     }
 
     /// What is due by now.
@@ -835,4 +856,137 @@ fn permit(check: &Check, origin: Origin) -> Result<(), OfferError> {
         return Err(OfferError::NotForYou { kind: check.kind.as_str() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_nanos(1);
+
+    fn offer(id: &str, checks: usize) -> Offer {
+        let instance = Instance::new("web", std::net::SocketAddr::from(([127, 0, 0, 1], 80))).expect("it is right");
+        let offer = Offer::new(instance.with_id(id), Origin::Door);
+        (0..checks).fold(offer, |offer, _| offer.with_check(Check::ttl(Duration::from_secs(1))))
+    }
+
+    fn put(state: &mut State, id: &str, checks: usize) -> Result<(), OfferError> {
+        state.put(offer(id, checks), Existing::KeepChecks, NOW, 1).map(drop)
+    }
+
+    fn level(state: &State, id: &str) -> Level {
+        state.check(id, NOW).expect("it is there").level
+    }
+
+    #[test]
+    fn one_instance_more_than_the_limit_is_refused_and_counted() {
+        let mut state = State::default();
+        for n in 0..OFFERED_MAX {
+            put(&mut state, &n.to_string(), 0).expect("there is room");
+        }
+        assert!(matches!(put(&mut state, "more", 0), Err(OfferError::TooMany { count: 4_097, .. })));
+        put(&mut state, "0", 1).expect("one that is there may be another");
+        assert_eq!((state.stats().limited, state.stats().instances), (1, 4_096));
+    }
+
+    #[test]
+    fn one_check_more_than_the_limit_of_all_is_refused_and_counted() {
+        let mut state = State::default();
+        for n in 0..CHECKS_IN_ALL_MAX / CHECKS_MAX {
+            put(&mut state, &n.to_string(), CHECKS_MAX).expect("there is room");
+        }
+        assert!(matches!(put(&mut state, "more", 1), Err(OfferError::TooMany { what: "checks", .. })));
+        assert!(state.add_check(None, Check::tcp("h:1").with_id("more"), Origin::Door, NOW, 1).is_err());
+        put(&mut state, "0", CHECKS_MAX).expect("the same checks again");
+        assert_eq!((state.stats().limited, state.stats().checks), (2, 16_384));
+    }
+
+    #[test]
+    fn checks_that_are_defined_again_keep_their_level_and_others_go_as_is_asked() {
+        let mut state = State::default();
+        put(&mut state, "w", 1).expect("there is room");
+        state.hear("service:w", None, Outcome::passing(""), NOW, 2);
+        let more = Check::tcp("h:1").with_id("more").with_initial(Level::Warning);
+        state.add_check(Some(&Key::from("w")), more, Origin::Program, NOW, 2).expect("there is room");
+        let serial = state.runs()["service:w"].0;
+        put(&mut state, "w", 1).expect("it is replaced");
+        assert_eq!((level(&state, "service:w"), level(&state, "more")), (Level::Passing, Level::Warning));
+        assert_eq!(state.runs()["service:w"].0, serial, "what is the same goes on");
+
+        let mut other = offer("w", 0).with_check(Check::ttl(Duration::from_secs(9)));
+        other.origin = Origin::Program;
+        state.put(other, Existing::KeepDoors, NOW, 3).expect("it is replaced");
+        assert_eq!(level(&state, "service:w"), Level::Passing, "of the same kind");
+        assert!(state.runs()["service:w"].0 != serial && state.check("more", NOW).is_none());
+        state.put(offer("w", 0), Existing::Replace, NOW, 4).expect("it is replaced");
+        assert!(state.checks(NOW).is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_due_again_once() {
+        let mut state = State::default();
+        put(&mut state, "w", 0).expect("there is room");
+        let later = NOW + Duration::from_millis(250);
+        state.retry(&Key::from("w"), later);
+        assert_eq!(state.next_due(NOW, 1), Some(later));
+        assert!(state.take_due(NOW, 1).publish.is_empty());
+        assert_eq!(state.take_due(later, 1).publish, [Key::from("w")]);
+        assert!(state.take_due(later, 1).publish.is_empty() && state.next_due(later, 1).is_none());
+        assert_eq!(state.stats().publish_retries, 1);
+    }
+
+    #[test]
+    fn a_stall_of_our_own_costs_no_ttl_check_its_time() {
+        let mut state = State::default();
+        put(&mut state, "w", 1).expect("there is room");
+        state.hear("service:w", None, Outcome::passing(""), NOW, 1);
+        let stall = Duration::from_secs(8);
+        state.stood_still(stall);
+        assert!(!state.take_due(NOW + stall, 2).has_changed);
+        let due = state.take_due(NOW + stall + Duration::from_secs(1), 3);
+        assert_eq!((due.has_changed, due.publish), (true, vec![Key::from("w")]));
+        assert_eq!(level(&state, "service:w"), Level::Critical);
+    }
+
+    #[test]
+    fn a_kind_of_check_that_is_not_run_here_warns_and_says_so() {
+        let mut state = State::default();
+        let check = Check::new(Kind::Unsupported { what: "docker".into() });
+        state.put(offer("w", 0).with_check(check), Existing::Refuse, NOW, 1).expect("there is room");
+        let check = state.check("service:w", NOW).expect("it is there");
+        assert!(check.level == Level::Warning && check.output.contains("docker"), "{check:?}");
+        assert!(matches!(state.is_told("service:w"), Err(OfferError::NotTold { kind: "unsupported", .. })));
+    }
+
+    #[test]
+    fn the_weight_while_warning_is_told_only_then() {
+        let mut state = State::default();
+        let mut offer = offer("w", 1);
+        offer.warning_weight = Some(0);
+        state.put(offer, Existing::Refuse, NOW, 1).expect("there is room");
+        let mut weight = |outcome: Outcome| {
+            state.hear("service:w", None, outcome, NOW, 1);
+            let wanted = state.wanted(&Key::from("w")).expect("it is offered");
+            (wanted.status.as_str(), wanted.weight)
+        };
+        assert_eq!(weight(Outcome::passing("")), ("passing", 1));
+        assert_eq!(weight(Outcome::warning("")), ("warning", 0));
+        assert_eq!(weight(Outcome::critical("")), ("critical", 1));
+    }
+
+    #[test]
+    fn a_result_of_a_run_that_was_begun_for_another_definition_is_not_heard() {
+        let mut state = State::default();
+        state.put(offer("w", 0).with_check(Check::tcp("h:1")), Existing::Refuse, NOW, 1).expect("there is room");
+        let serial = state.runs()["service:w"].0;
+        assert!(!state.hear("service:w", Some(serial + 1), Outcome::passing(""), NOW, 1).has_changed);
+        assert!(state.hear("service:w", Some(serial), Outcome::passing(""), NOW, 1).has_changed);
+    }
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own() {
+        let stats = OfferStats { saves_failed: 3, ..OfferStats::default() };
+        let by_name: BTreeMap<_, _> = stats.each().collect();
+        assert_eq!((by_name.len(), by_name["offers_saves_failed"]), (stats.each().count(), 3));
+    }
 }

@@ -8,23 +8,24 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
+use super::{Fault, NotRun};
 use crate::check::{CommandLine, OUTPUT_BYTES_MAX, Outcome};
 
 /// How long what it printed is waited for once it has ended: what it left running may hold its output open.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(line: &CommandLine) -> Outcome {
+pub(super) async fn run(line: &CommandLine) -> Result<Outcome, NotRun> {
     let mut printed = Vec::new();
     match wait(line, &mut printed).await {
         Ok(status) => {
             let output = String::from_utf8_lossy(&printed).trim_end().to_owned();
-            match status.code() {
+            Ok(match status.code() {
                 Some(0) => Outcome::passing(output),
                 Some(1) => Outcome::warning(output),
                 _ => Outcome::critical(format!("{status}: {output}")),
-            }
+            })
         }
-        Err(error) => Outcome::critical(format!("{}: {error}", line.program)),
+        Err(error) => Fault::of(&error).outcome(&line.program),
     }
 }
 

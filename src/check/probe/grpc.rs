@@ -13,19 +13,19 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::tls;
+use super::{Fault, NotRun, tls};
 use crate::check::{Grpc, Outcome};
 
-pub(super) async fn probe(grpc: &Grpc) -> Outcome {
+pub(super) async fn probe(grpc: &Grpc) -> Result<Outcome, NotRun> {
     let service = if grpc.service.is_empty() { "the server" } else { &grpc.service };
     match ask(grpc).await {
-        Ok(ServingStatus::Serving) => Outcome::passing(format!("gRPC {}: {service} is SERVING", grpc.addr)),
-        Ok(status) => Outcome::critical(format!("gRPC {}: {service} is {}", grpc.addr, status.as_str_name())),
-        Err(error) => Outcome::critical(format!("gRPC {}: {error}", grpc.addr)),
+        Ok(ServingStatus::Serving) => Ok(Outcome::passing(format!("gRPC {}: {service} is SERVING", grpc.addr))),
+        Ok(status) => Ok(Outcome::critical(format!("gRPC {}: {service} is {}", grpc.addr, status.as_str_name()))),
+        Err(fault) => fault.outcome(&format!("gRPC {}", grpc.addr)),
     }
 }
 
-async fn ask(grpc: &Grpc) -> Result<ServingStatus, String> {
+async fn ask(grpc: &Grpc) -> Result<ServingStatus, Fault> {
     let channel = connect(grpc).await?;
     let request = HealthCheckRequest { service: grpc.service.clone() };
     let answer = HealthClient::new(channel).check(request).await;
@@ -34,7 +34,7 @@ async fn ask(grpc: &Grpc) -> Result<ServingStatus, String> {
 }
 
 /// A connection of its own for each run, as a new caller would have it.
-async fn connect(grpc: &Grpc) -> Result<Channel, String> {
+async fn connect(grpc: &Grpc) -> Result<Channel, Fault> {
     let scheme = if grpc.tls.is_some() { "https" } else { "http" };
     let origin = format!("{scheme}://{}", grpc.addr).parse::<Uri>().map_err(|error| error.to_string())?;
     // Of the scheme http, for the connector does what TLS there is.
@@ -55,8 +55,12 @@ async fn connect(grpc: &Grpc) -> Result<Channel, String> {
 }
 
 /// The innermost cause: the others only say that it is a transport error.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source()).last().map_or_else(String::new, ToString::to_string)
+fn cause(error: &(dyn std::error::Error + 'static)) -> Fault {
+    let causes = || std::iter::successors(Some(error), |error| error.source());
+    match causes().find_map(|cause| cause.downcast_ref::<io::Error>()) {
+        Some(error) => Fault::of(error),
+        None => Fault::Theirs(causes().last().map_or_else(String::new, ToString::to_string)),
+    }
 }
 
 /// A connection with or without TLS.

@@ -13,29 +13,29 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::tls;
+use super::{Fault, NotRun, tls};
 use crate::check::{Http, OUTPUT_BYTES_MAX, Outcome};
 
 /// Redirections that are followed.
 const REDIRECTS_MAX: usize = 10;
 
-pub(super) async fn probe(http: &Http) -> Outcome {
+pub(super) async fn probe(http: &Http) -> Result<Outcome, NotRun> {
     let (method, url) = (&http.method, &http.url);
     match follow(http).await {
         Ok((status, body)) => {
             let output = format!("HTTP {method} {url}: {status} Output: {}", String::from_utf8_lossy(&body));
-            match status {
+            Ok(match status {
                 StatusCode::TOO_MANY_REQUESTS => Outcome::warning(output),
                 status if status.is_success() => Outcome::passing(output),
                 _ => Outcome::critical(output),
-            }
+            })
         }
-        Err(error) => Outcome::critical(format!("HTTP {method} {url}: {error}")),
+        Err(fault) => fault.outcome(&format!("HTTP {method} {url}")),
     }
 }
 
 /// The answer where the last redirection leads.
-async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), String> {
+async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), Fault> {
     let mut uri: Uri = http.url.parse().map_err(|error| format!("the address is not right: {error}"))?;
     let mut method = Method::from_bytes(http.method.as_bytes()).map_err(|error| error.to_string())?;
     let first = uri.authority().cloned();
@@ -53,7 +53,7 @@ async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), String> {
             method = Method::GET;
         }
     }
-    Err(format!("more than {REDIRECTS_MAX} redirections"))
+    Err(format!("more than {REDIRECTS_MAX} redirections").into())
 }
 
 fn is_redirect(status: StatusCode) -> bool {
@@ -110,17 +110,18 @@ fn request(http: &Http, uri: &Uri, method: &Method, is_for_us: bool) -> Result<R
 
 type Answer = (StatusCode, Option<String>, Vec<u8>);
 
-async fn exchange(http: &Http, uri: &Uri, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+async fn exchange(http: &Http, uri: &Uri, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-    if is_tls {
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| Fault::of(&error))?;
+    let answer = if is_tls {
         let stream = tls::connect(&http.tls, host, stream, &[b"http/1.1"]).await?;
         converse(TokioIo::new(stream), request).await
     } else {
         converse(TokioIo::new(stream), request).await
-    }
+    };
+    Ok(answer?)
 }
 
 async fn converse<S>(stream: TokioIo<S>, request: Request<Full<Bytes>>) -> Result<Answer, String>

@@ -7,14 +7,70 @@ mod http;
 mod socket;
 mod tls;
 
+use std::io;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::{Check, Function, Kind, Outcome};
 
+/// Why a check was not run, or what it found to be wrong.
+#[derive(PartialEq, Eq, Debug)]
+enum Fault {
+    /// We had no descriptor, port or memory left: that says nothing about whom we wanted to ask.
+    Ours(String),
+    Theirs(String),
+}
+
+impl Fault {
+    fn of(error: &io::Error) -> Self {
+        if is_ours(error) { Self::Ours(error.to_string()) } else { Self::Theirs(error.to_string()) }
+    }
+
+    /// The outcome of a run with this fault; the text begins with `what` was asked.
+    fn outcome(self, what: &str) -> Result<Outcome, NotRun> {
+        match self {
+            Self::Ours(error) => Err(NotRun(format!("{what}: {error}"))),
+            Self::Theirs(error) => Ok(Outcome::critical(format!("{what}: {error}"))),
+        }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(error: String) -> Self {
+        Self::Theirs(error)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(error: &str) -> Self {
+        Self::Theirs(error.to_owned())
+    }
+}
+
+/// A check that could not be run for want of something of ours, with the reason.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NotRun(pub(crate) String);
+
+/// Whether this machine or process ran out of something.
+fn is_ours(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN, Errno::ADDRNOTAVAIL];
+        error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
+    }
+    #[cfg(not(unix))]
+    {
+        error.kind() == io::ErrorKind::OutOfMemory
+    }
+}
+
 /// Runs a check once. Takes no longer than its timeout; dropped before, it leaves nothing running.
-pub(crate) async fn run(check: &Check) -> Outcome {
+///
+/// # Errors
+/// [`NotRun`]; nothing is known of what was to be checked.
+pub(crate) async fn run(check: &Check) -> Result<Outcome, NotRun> {
     let once = async {
         match &check.kind {
             Kind::Http(http) => http::probe(http).await,
@@ -25,10 +81,10 @@ pub(crate) async fn run(check: &Check) -> Outcome {
             #[cfg(unix)]
             Kind::Command(line) => command::run(line).await,
             #[cfg(not(unix))]
-            Kind::Command(_) => Outcome::critical("commands are run on Unix only"),
-            Kind::Function(function) => call(function).await,
+            Kind::Command(_) => Ok(Outcome::critical("commands are run on Unix only")),
+            Kind::Function(function) => Ok(call(function).await),
             kind @ (Kind::Ttl { .. } | Kind::Told | Kind::Alias(_) | Kind::Unsupported { .. }) => {
-                Outcome::critical(format!("a check of kind {} is not run", kind.as_str()))
+                Ok(Outcome::critical(format!("a check of kind {} is not run", kind.as_str())))
             }
         }
     };
@@ -38,7 +94,7 @@ pub(crate) async fn run(check: &Check) -> Outcome {
     };
     match tokio::time::timeout(limit, once).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::critical(format!("{}: no result within {:?}", what(&check.kind), check.timeout)),
+        Err(_) => Ok(Outcome::critical(format!("{}: no result within {:?}", what(&check.kind), check.timeout))),
     }
 }
 
@@ -66,5 +122,19 @@ async fn call(function: &Function) -> Outcome {
         Some(Ok(outcome)) => Outcome::new(outcome.level, outcome.output),
         Some(Err(error)) => Outcome::critical(format!("the function ended without a result: {error}")),
         None => Outcome::critical("the function was not asked"),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_lack_says_nothing_about_others() {
+        let fault = |code: i32| Fault::of(&io::Error::from_raw_os_error(code));
+        let no_more_files = fault(rustix::io::Errno::MFILE.raw_os_error());
+        assert!(matches!(no_more_files.outcome("TCP"), Err(NotRun(why)) if why.starts_with("TCP: ")));
+        let refused = fault(rustix::io::Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(refused.outcome("TCP").map(|outcome| outcome.level), Ok(crate::check::Level::Critical));
     }
 }

@@ -5,26 +5,27 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::{Fault, NotRun};
 use crate::check::{Outcome, Udp};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 2_048;
 
-pub(super) async fn tcp(addr: &str) -> Outcome {
+pub(super) async fn tcp(addr: &str) -> Result<Outcome, NotRun> {
     match TcpStream::connect(addr).await {
-        Ok(_) => Outcome::passing(format!("TCP connect {addr}: success")),
-        Err(error) => Outcome::critical(format!("TCP connect {addr}: {error}")),
+        Ok(_) => Ok(Outcome::passing(format!("TCP connect {addr}: success"))),
+        Err(error) => Fault::of(&error).outcome(&format!("TCP connect {addr}")),
     }
 }
 
-pub(super) async fn udp(udp: &Udp, timeout: Duration) -> Outcome {
+pub(super) async fn udp(udp: &Udp, timeout: Duration) -> Result<Outcome, NotRun> {
     let addr = &udp.addr;
-    match tokio::time::timeout(timeout, ask(udp)).await {
+    Ok(match tokio::time::timeout(timeout, ask(udp)).await {
         Ok(Ok(bytes)) => Outcome::passing(format!("UDP {addr}: {bytes} bytes came back")),
-        Ok(Err(error)) => Outcome::critical(format!("UDP {addr}: {error}")),
+        Ok(Err(error)) => return Fault::of(&error).outcome(&format!("UDP {addr}")),
         Err(_) if udp.must_answer => Outcome::critical(format!("UDP {addr}: no answer within {timeout:?}")),
         Err(_) => Outcome::passing(format!("UDP {addr}: nobody refused it within {timeout:?}")),
-    }
+    })
 }
 
 /// The bytes of the answer. A refusal (ICMP) is an error of the connected socket.

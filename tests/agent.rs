@@ -1,0 +1,278 @@
+//! `tidings` beside other programs: a command that it runs, a service manager that it tells, a file that it reads
+//! again.
+#![cfg(unix)]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Far more than anything here takes; only a failure waits so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lines, or messages, that are read in search of one.
+const LINES_MAX: usize = 10_000;
+
+fn tidings(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A process whose lines are read; killed when dropped.
+struct Process {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Process {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary was built for this test");
+        let (tell, lines) = mpsc::channel();
+        let stdout = child.stdout.take().expect("it is piped");
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if tell.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// A node that prints JSON lines, and its address.
+    fn node(name: &str, more: &[&str]) -> (Self, String) {
+        let fixed = ["node", "--name", name, "--cluster", "test", "--output", "jsonl"];
+        let mut command = tidings(&fixed);
+        if !more.contains(&"--config") {
+            command.args(["--bind", "127.0.0.1:0"]);
+        }
+        command.args(more);
+        let node = Self::start(command);
+        let addr = node.until("ready", |_| true)["addr"].as_str().expect("text").to_owned();
+        (node, addr)
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+
+    fn until(&self, event: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let next = || serde_json::from_str::<Value>(&self.line()).expect("JSON");
+        let mut lines = std::iter::repeat_with(next).take(LINES_MAX);
+        lines.find(|line| line["event"] == event && is_wanted(line)).expect("such a line")
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.expect("there is such a command").success());
+    }
+
+    /// Waits for its end, which must come in time.
+    fn end(mut self) -> ExitStatus {
+        for _ in 0..LINES_MAX {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait().expect("it is ours"),
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it did not end"),
+            }
+        }
+        panic!("it prints without end");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(more: &[&str]) -> Command {
+    let mut command = tidings(&["run", "--name", "r", "--cluster", "test", "--bind", "127.0.0.1:0"]);
+    command.args(more);
+    command
+}
+
+#[test]
+fn a_run_ends_with_its_commands_code() {
+    let code = |words: &[&str]| {
+        let mut command = run(&["--"]);
+        command.args(words).stderr(Stdio::null());
+        Process::start(command).end().code()
+    };
+    assert_eq!(code(&["sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(code(&["true"]), Some(0));
+    assert_eq!(code(&["sh", "-c", "kill -9 $$"]), Some(137));
+    assert_eq!(code(&["/no/such/command"]), Some(127));
+    assert_eq!(code(&["/"]), Some(126));
+}
+
+#[test]
+fn a_run_without_a_command_or_with_a_check_of_nothing_is_a_usage_error() {
+    for (more, needle) in [
+        (&["--service", "name=w,addr=h:1"][..], "COMMAND"),
+        (&["--check", "tcp:h:1", "--", "true"], "--check belongs to one --service"),
+        (&["--check", "tcp:h", "--", "true"], "not HOST:PORT"),
+        (&["--control", "stdin", "--", "true"], "no --control"),
+    ] {
+        let output = run(more).output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {stderr}");
+        assert!(stderr.contains(needle), "{more:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_run_is_offered_while_its_command_lives_and_drains_before_that_is_told_to_end() {
+    let (b, addr) = Process::node("b", &[]);
+    let script = "trap 'echo told; exit 3' TERM; trap 'echo hup' HUP; echo up; while :; do sleep 0.05; done";
+    let mut command = run(&["--join", &addr, "--service", "name=web,addr=127.0.0.1:80,id=w,weight=3"]);
+    command.args(["--check", "exec:true interval=100ms", "--", "sh", "-c", script]);
+    let running = Process::start(command);
+    assert_eq!(running.line(), "up");
+    let is_passing = |line: &Value| line["instance"] == "w" && line["record"]["status"]["state"] == "passing";
+    b.until("service_changed", is_passing);
+    running.signal("HUP");
+    assert_eq!(running.line(), "hup");
+    running.signal("TERM");
+    b.until("service_changed", |line| line["record"]["status"]["state"] == "draining");
+    assert_eq!(running.line(), "told");
+    b.until("service_down", |line| line["instance"] == "w" && line["reason"] == "member_left");
+    assert_eq!(running.end().code(), Some(3));
+}
+
+#[test]
+fn a_run_whose_check_fails_is_out_of_the_healthy_set() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let sign = dir.path().join("alive");
+    std::fs::write(&sign, "").expect("it is written");
+    let (b, addr) = Process::node("b", &[]);
+    let check = format!("'exec:cat {}' interval=50ms", sign.display());
+    let mut command = run(&["--join", &addr, "--service", "name=web,addr=127.0.0.1:80,id=w", "--check", &check]);
+    command.args(["--", "sh", "-c", "echo up; while :; do sleep 0.05; done"]);
+    let running = Process::start(command);
+    assert_eq!(running.line(), "up");
+    let is = |state: &'static str| move |line: &Value| line["record"]["status"]["state"] == state;
+    b.until("service_changed", is("passing"));
+    std::fs::remove_file(&sign).expect("it is there");
+    // cat ends with 1, which is a warning.
+    b.until("service_changed", is("warning"));
+    std::fs::write(&sign, "").expect("it is written");
+    b.until("service_changed", is("passing"));
+    running.signal("TERM");
+    assert_eq!(running.end().code(), Some(128 + 15));
+    b.until("service_down", |line| line["instance"] == "w");
+}
+
+/// What a service manager is told, until one message has all of these lines.
+fn told(socket: &UnixDatagram, wanted: &[&str]) -> String {
+    let mut buffer = [0; 4_096];
+    for _ in 0..LINES_MAX {
+        let length = socket.recv(&mut buffer).expect("a message in time");
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if wanted.iter().all(|wanted| message.lines().any(|line| line.starts_with(wanted))) {
+            return message;
+        }
+    }
+    panic!("no message with {wanted:?}");
+}
+
+#[test]
+fn a_service_manager_is_told_of_the_join_the_loop_a_reload_and_the_end() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("it can be set");
+    let mut command =
+        tidings(&["node", "--name", "a", "--cluster", "test", "--bind", "127.0.0.1:0", "--service", "name=w,addr=h:1"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
+    let node = Process::start(command);
+    let ready = told(&socket, &["READY=1", "STATUS="]);
+    assert!(ready.contains("STATUS=1 member reachable of 1"), "{ready}");
+    for _ in 0..3 {
+        told(&socket, &["WATCHDOG=1"]);
+    }
+    node.signal("HUP");
+    told(&socket, &["RELOADING=1", "MONOTONIC_USEC="]);
+    told(&socket, &["READY=1"]);
+    node.signal("TERM");
+    told(&socket, &["STOPPING=1", "EXTEND_TIMEOUT_USEC="]);
+    assert_eq!(node.end().code(), Some(0));
+}
+
+#[test]
+fn a_file_that_changed_is_taken_in_by_sighup_and_a_wrong_one_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("tidings.toml");
+    let write = |text: &str| {
+        let mut file = std::fs::File::create(&path).expect("it can be written");
+        file.write_all(text.as_bytes()).expect("it can be written");
+    };
+    let service = |name: &str, more: &str| format!("[[service]]\nname = \"{name}\"\naddr = \"127.0.0.1:80\"\n{more}\n");
+    let base = "bind = \"127.0.0.1:0\"\n";
+    write(&format!("{base}{}{}", service("web", ""), service("api", "")));
+    let (node, _) = Process::node("a", &["--config", path.to_str().expect("text")]);
+    let list = |line: &Value, of: &str| line[of].as_array().expect("a list").clone();
+
+    let check = "[[service.check]]\ntarget = \"ttl:30s\"\ninitial = \"warning\"";
+    write(&format!("{base}drain_timeout = \"1s\"\nzone = \"z\"\n{}{}", service("web", check), service("db", "")));
+    node.signal("HUP");
+    let reloaded = node.until("reloaded", |_| true);
+    assert_eq!(list(&reloaded, "changed"), ["drain_timeout", "service"]);
+    assert_eq!(list(&reloaded, "needs_restart"), ["zone"]);
+    assert_eq!(list(&reloaded, "offered"), ["db@a:80", "web@a:80"]);
+    assert_eq!(list(&reloaded, "withdrawn"), ["api@a:80"]);
+    node.until("service_changed", |line| {
+        line["instance"] == "web@a:80" && line["record"]["status"]["state"] == "warning"
+    });
+
+    write("bnid = \"127.0.0.1:0\"\n");
+    node.signal("HUP");
+    let error = node.until("error", |_| true);
+    assert!(error["reason"].as_str().expect("text").contains("nothing changed"), "{error}");
+    assert!(error["reason"].as_str().expect("text").contains("did you mean \"bind\"?"), "{error}");
+    write(&format!("{base}{}", service("db", "")));
+    node.signal("HUP");
+    let reloaded = node.until("reloaded", |_| true);
+    assert_eq!(list(&reloaded, "withdrawn"), ["web@a:80"], "the wrong file had withdrawn nothing");
+    node.signal("TERM");
+    assert_eq!(node.end().code(), Some(0));
+}
+
+#[test]
+fn every_option_of_a_run_has_an_environment_variable() {
+    let output = tidings(&["run", "--help"]).output().expect("it ends");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (help, _) = help.split_once("Examples:").expect("there are examples");
+    let options = help.lines().filter(|line| line.starts_with("      --")).count();
+    assert!(options > 20);
+    assert_eq!(help.matches("[env: TIDINGS_").count(), options, "{help}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    let output = |arguments: &[&str]| {
+        let output = tidings(arguments).output().expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, script, _) = output(&["completions", shell]);
+        assert!(code == Some(0) && script.contains("drain-timeout"), "{shell}");
+    }
+    let (code, page, _) = output(&["man"]);
+    assert!(code == Some(0) && page.contains(".TH tidings") && page.contains("Exit codes"), "{page}");
+    let (code, page, _) = output(&["man", "node"]);
+    assert!(code == Some(0) && page.contains("drain"), "{page}");
+    let (code, _, stderr) = output(&["man", "nod"]);
+    assert!(code == Some(2) && stderr.contains("did you mean node?"), "{stderr}");
+}
