@@ -8,9 +8,11 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 tidings=${TIDINGS:-$here/../../target/debug/tidings}
+[ -x "$tidings" ] || { echo "no command at $tidings; cargo build, or set TIDINGS" >&2; exit 2; }
 work=$(mktemp -d)
 kept=${1:-$work/installed}
 mkdir -p "$kept"
+kept=$(cd "$kept" && pwd)
 port=${TIDINGS_TEST_PORT:-18500}
 node=
 
@@ -24,6 +26,8 @@ trap cleanup EXIT INT TERM
     --service name=web,addr=127.0.0.1:8080 --output jsonl >"$work/node.jsonl" 2>"$work/node.log" </dev/null &
 node=$!
 [ -d "$kept/schemathesis" ] || { python3 -m venv "$kept/schemathesis" && "$kept/schemathesis/bin/pip" -q install schemathesis==4.32.5; }
+# It leaves notes where it runs.
+cd "$work"
 "$kept/schemathesis/bin/schemathesis" run "http://127.0.0.1:$port/v2/openapi.json" --url "http://127.0.0.1:$port" \
     --wait-for-schema 30 --exclude-path /v2/leave --exclude-path /v2/drain --exclude-path /v2/events \
     --checks all --exclude-checks positive_data_acceptance --max-examples "${EXAMPLES:-30}" --seed "${SEED:-1}" \

@@ -10,6 +10,7 @@ tidings=${TIDINGS:-$here/../../target/debug/tidings}
 work=$(mktemp -d)
 kept=${1:-$work/installed}
 mkdir -p "$kept"
+kept=$(cd "$kept" && pwd)
 nodes=
 
 cleanup() {
