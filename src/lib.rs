@@ -24,6 +24,7 @@
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
 //!                  check (whether a service can do its work)  offers (what is offered for others) feature "agent"
+//! floor 6 doors    door: http (the server), consul (/v1), native (/v2), index (what to wait for)  feature "agent"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!
@@ -42,6 +43,8 @@ pub mod check;
 pub mod contact;
 pub mod counters;
 pub mod detector;
+#[cfg(feature = "agent")]
+pub mod door;
 pub mod effect;
 pub mod guard;
 pub mod knobs;

@@ -758,6 +758,16 @@ impl Registry {
         Ok(Drained { confirmed, unconfirmed, confirmed_after, calls_left, tasks_left, took })
     }
 
+    /// Joins through these addresses too, beside those of the start: from now on, until the member stops. Those where
+    /// nobody is known are tried about once a second, so who is there becomes a member a little later; a member of
+    /// another cluster is refused as ever. Of more than 256, some are forgotten.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub fn join(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> Result<(), StopReason> {
+        self.send(Command::Join(addresses.into_iter().collect()))
+    }
+
     /// How long ago a member was last heard; `None` if it never was.
     pub fn age(&self, evidence: &Evidence) -> Option<Duration> {
         evidence.last().map(|at| self.link.clock.now().since(at))
@@ -960,6 +970,16 @@ impl Events {
             Ok(event) => Some(Ok(event)),
             Err(broadcast::error::RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
             Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+
+    /// The next event, if there is one without waiting.
+    #[cfg(feature = "agent")]
+    pub(crate) fn heard_already(&mut self) -> Option<Result<Event, Lagged>> {
+        match self.events.try_recv() {
+            Ok(event) => Some(Ok(event)),
+            Err(broadcast::error::TryRecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => None,
         }
     }
 }
@@ -1574,6 +1594,18 @@ mod tests {
             let joined = soon(start).await.expect("one target that works is enough");
             assert!(joined.members().len() >= 2);
         }
+    }
+
+    #[tokio::test]
+    async fn members_that_did_not_know_each_other_join_when_they_are_told_to() {
+        let (a, b) = (member("a", &[]).await, member("b", &[]).await);
+        let c = member("c", &[&b]).await;
+        let _web = soon(c.register(web(80))).await.unwrap();
+        assert_eq!(a.members().len(), 1);
+        let mut watch = a.watch("web");
+        a.join([b.local_addr()]).unwrap();
+        until(&mut watch, |web| web.healthy().len() == 1).await;
+        assert_eq!(b.members().len(), 3);
     }
 
     #[tokio::test]

@@ -349,6 +349,9 @@ struct Shared {
     hash: NameHash,
     shards: [ArcSwap<Directory>; SHARDS],
     members: ArcSwap<Vec<Arc<Member>>>,
+    /// Grows after each publication, so that who derived something from all of it can tell cheaply that it is the
+    /// newest.
+    published: AtomicU64,
 }
 
 impl Shared {
@@ -450,6 +453,12 @@ impl Reader {
         self.directory(name).load().get(name).map(Arc::clone)
     }
 
+    /// Counts publications. Read before the view: then that is at least as new.
+    #[cfg(feature = "agent")]
+    pub(crate) fn published(&self) -> u64 {
+        self.shared.published.load(Ordering::Acquire)
+    }
+
     /// Whether the member stopped, and lookups fail.
     pub(crate) fn is_stopped(&self) -> bool {
         self.shared.state.load(Ordering::Acquire) == STOPPED
@@ -540,6 +549,7 @@ impl View {
             hash,
             shards: std::array::from_fn(|_| ArcSwap::from_pointee(Directory::with_hasher(hash))),
             members: ArcSwap::from_pointee(Vec::new()),
+            published: AtomicU64::new(0),
         };
         Self {
             reader: Reader { shared: Arc::new(shared) },
@@ -626,6 +636,7 @@ impl View {
         for (shard, directory) in shards {
             self.reader.shared.shards[shard].store(Arc::new(directory));
         }
+        self.reader.shared.published.fetch_add(1, Ordering::Release);
         now
     }
 

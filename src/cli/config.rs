@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use tidings::door::Setting;
 use tidings::knobs::{KNOBS, Knob, Value};
 use tidings::node::Tuning;
 use tidings::profile::Profile;
@@ -109,7 +110,7 @@ pub(super) enum FileError {
 }
 
 /// The values of a configuration file, by the id of their argument, each with its line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct File {
     path: PathBuf,
     values: BTreeMap<String, (Vec<String>, usize)>,
@@ -119,9 +120,30 @@ pub(super) struct File {
 ///
 /// # Errors
 /// What is wrong with the file. What is wrong with the arguments ends the process, as clap does it.
-pub(super) fn parse(command: Command, arguments: &[OsString]) -> Result<ArgMatches, Failure> {
-    Ok(filled(command, arguments)?.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit()))
+pub(super) fn parse(command: Command, arguments: &[OsString]) -> Result<(ArgMatches, File), Failure> {
+    let (command, file) = filled(command, arguments)?;
+    Ok((command.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit()), file))
 }
+
+/// Every setting of a node as it is in effect, without secrets.
+pub(super) fn effective(command: &Command, matches: &ArgMatches, file: &File) -> Vec<Setting> {
+    let Some((_, node)) = matches.subcommand().filter(|(name, _)| RUNNING.contains(name)) else { return Vec::new() };
+    let shown = |setting: &Arg| {
+        let id = setting.get_id().as_str();
+        let of = if node.try_contains_id(id).is_ok() { node } else { matches };
+        let raw = of.get_raw(id).into_iter().flatten();
+        let values: Vec<_> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
+        let is_hidden = values.is_empty() || is_secret(setting);
+        let value = (!is_hidden).then(|| values.join(if key(setting) == "service" { "\n" } else { "," }));
+        let mut shown = Setting::new(key(setting), value);
+        shown.origin = Some(origin(setting, of, file));
+        shown
+    };
+    settings(command).iter().map(shown).collect()
+}
+
+/// The commands that run a member, and so have its settings.
+const RUNNING: [&str; 2] = ["node", "run"];
 
 /// The values of settings as text, by their names.
 pub(super) type Values = BTreeMap<String, Vec<String>>;
@@ -133,7 +155,7 @@ pub(super) type Values = BTreeMap<String, Vec<String>>;
 pub(super) fn read_again(arguments: &[OsString]) -> Result<(ArgMatches, Values), Failure> {
     let command = <super::Cli as clap::CommandFactory>::command();
     let settings = settings(&command);
-    let matches = filled(command, arguments)?.try_get_matches_from(arguments);
+    let matches = filled(command, arguments)?.0.try_get_matches_from(arguments);
     let matches = matches.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let of = matches.subcommand().map_or(&matches, |(_, of)| of);
     let value = |setting: &Arg| {
@@ -145,8 +167,9 @@ pub(super) fn read_again(arguments: &[OsString]) -> Result<(ArgMatches, Values),
 }
 
 /// The command with the configuration file's values as defaults, where it has such settings.
-fn filled(mut command: Command, arguments: &[OsString]) -> Result<Command, Failure> {
-    let runs = arguments.get(1).and_then(|first| first.to_str()).filter(|first| ["node", "run"].contains(first));
+fn filled(mut command: Command, arguments: &[OsString]) -> Result<(Command, File), Failure> {
+    let mut used = File::default();
+    let runs = arguments.get(1).and_then(|first| first.to_str()).filter(|first| RUNNING.contains(first));
     let asks_for_help = arguments
         .iter()
         .take_while(|argument| *argument != "--")
@@ -155,6 +178,7 @@ fn filled(mut command: Command, arguments: &[OsString]) -> Result<Command, Failu
         let settings = settings(&command);
         if let Some(path) = find(asked_for(arguments))? {
             let file = read(&path, &settings).map_err(|errors| failure(&errors))?;
+            used = file.clone();
             for (id, (values, _)) in file.values {
                 let is_global = command.get_arguments().any(|argument| *argument.get_id() == id);
                 let put = move |argument: Arg| with_default(argument, values);
@@ -166,7 +190,7 @@ fn filled(mut command: Command, arguments: &[OsString]) -> Result<Command, Failu
             }
         }
     }
-    Ok(command)
+    Ok((command, used))
 }
 
 /// Runs `tidings config ...`; gives what to print.

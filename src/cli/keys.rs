@@ -29,7 +29,8 @@ pub(super) struct KeyArgs {
     #[arg(long, env = "TIDINGS_ALLOW_READABLE_KEY_FILE")]
     allow_readable_key_file: bool,
 
-    /// Run without a key on any address: whoever reaches the port is a member, can read all and change all
+    /// Run without a key on any address: whoever reaches the port is a member, can read all and change all. The same
+    /// for --http without tokens or a certificate
     #[arg(long, env = "TIDINGS_INSECURE")]
     insecure: bool,
 
@@ -61,6 +62,11 @@ enum Accept {
 }
 
 impl KeyArgs {
+    /// Whether what is not protected shall be served all the same.
+    pub(super) fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
     /// Gives `builder` the keys, or says that there shall be none.
     pub(super) fn apply(&self, mut builder: Builder) -> Result<Builder, Failure> {
         for key in self.keys()? {

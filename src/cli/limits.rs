@@ -119,6 +119,17 @@ fn all() -> Vec<Limit> {
         number tidings::select::filter::limits::TERMS_MAX, "comparisons in a filter";
         number tidings::select::filter::limits::REGEXES_MAX, "regular expressions in a filter";
         number tidings::select::filter::limits::REGEX_BYTES_MAX, "bytes of one of them, compiled";
+        number tidings::door::http::CONNECTIONS_MAX, "HTTP connections at once, each long poll one";
+        number tidings::door::http::HEAD_BYTES_MAX, "bytes of the head of an HTTP request";
+        time tidings::door::http::HEAD_WAIT_MAX, "for the head of an HTTP request, idle time before it included";
+        time tidings::door::http::CLOSE_MAX, "for open HTTP requests to end when the agent does";
+        number tidings::door::BODY_BYTES_MAX, "bytes of the body of an HTTP request";
+        number tidings::door::ask::PARAMETERS_MAX, "parameters of an HTTP query";
+        time tidings::door::ask::WAIT_MAX, "that an HTTP request waits for news";
+        number tidings::door::STREAMS_MAX, "streams of events over HTTP at once";
+        number tidings::door::GONE_MAX, "services that are gone whose index is remembered";
+        number tidings::door::auth::TOKENS_MAX, "tokens of the HTTP interface";
+        number tidings::door::auth::TOKEN_FILE_BYTES_MAX, "bytes of their file";
     };
     // Taken apart, so that a new one cannot be forgotten here.
     let StreamLimits {

@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod demo;
 mod exit;
+mod http;
 mod jsonl;
 mod keys;
 mod limits;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{CommandFactory as _, FromArgMatches as _};
+use tidings::door::Setting;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload as reload_layer;
@@ -81,10 +83,11 @@ enum Command {
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
 pub(crate) fn run(arguments: &[OsString]) -> Exit {
-    let result = config::parse(Cli::command(), arguments).and_then(|matches| {
+    let result = config::parse(Cli::command(), arguments).and_then(|(matches, file)| {
+        let settings = config::effective(&Cli::command(), &matches, &file);
         let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         start_log(cli.log_format, cli.log_level.as_ref());
-        run_in_runtime(cli)
+        run_in_runtime(cli, settings)
     });
     match result {
         Ok(exit) => exit,
@@ -154,7 +157,7 @@ fn log_filter(level: Option<&Targets>) -> (Targets, Option<String>) {
     }
 }
 
-fn run_in_runtime(cli: Cli) -> Result<Exit, Failure> {
+fn run_in_runtime(cli: Cli, settings: Vec<Setting>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -165,8 +168,8 @@ fn run_in_runtime(cli: Cli) -> Result<Exit, Failure> {
         let result = success(match cli.command {
             // What it prints is its command's, and it has none of its own.
             #[cfg(unix)]
-            Command::Run(args) => return run::run(*args).await,
-            Command::Node(args) => node::run(*args, &output).await,
+            Command::Run(args) => return run::run(*args, settings).await,
+            Command::Node(args) => node::run(*args, settings, &output).await,
             Command::Demo(args) => demo::run(args, &output).await,
             Command::Config(args) => match config::run(&args, &Cli::command()) {
                 // Nobody reads any more: that is no failure, as for every command.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings::door::Setting;
+use tidings::door::http::{Http, HttpPlan};
 use tidings::effect::Event;
 use tidings::knobs::{self, Knob, Value};
 use tidings::net::recorder::{RECORDING_BYTES_MAX, RecordPlan};
@@ -23,6 +25,7 @@ use tokio::time::MissedTickBehavior;
 use super::changes::{Change, Told};
 use super::control::{self, Control, Next};
 use super::exit::{Exit, Failure};
+use super::http::{self, HttpArgs};
 use super::jsonl::{self, Me};
 use super::keys::KeyArgs;
 use super::notify::Notify;
@@ -182,6 +185,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     keys: KeyArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -236,6 +242,13 @@ impl From<Failure> for Halt {
     }
 }
 
+impl Args {
+    /// What HTTP interface is to be opened, if any.
+    pub(super) fn http_plan(&self, shown: Vec<Setting>) -> Result<Option<HttpPlan>, Failure> {
+        self.http.plan(&self.cluster, self.keys.is_insecure(), self.drain_timeout, shown)
+    }
+}
+
 /// A member that runs, and what it offers.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -256,6 +269,18 @@ impl Agent {
             Err(error) => {
                 leave_at_once(&registry).await;
                 Err(Failure::caused(Exit::Failed, &error))
+            }
+        }
+    }
+
+    /// Opens the HTTP interface, if there shall be one.
+    pub(super) async fn open(&self, plan: Option<HttpPlan>) -> Result<Option<Http>, Failure> {
+        let Some(plan) = plan else { return Ok(None) };
+        match http::open(self.offers.clone(), plan) {
+            Ok(door) => Ok(Some(door)),
+            Err(failure) => {
+                leave_at_once(&self.registry).await;
+                Err(failure)
             }
         }
     }
@@ -284,10 +309,10 @@ pub(super) async fn leave_at_once(registry: &Registry) {
 }
 
 /// Runs until told to end: starts, shows, leaves.
-pub(super) async fn run(mut args: Args, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(mut args: Args, shown: Vec<Setting>, output: &Output) -> Result<(), Failure> {
     check_ids(&args)?;
     let mode = mode(&args);
-    let result = start_and_live(&mut args, mode, output).await;
+    let result = start_and_live(&mut args, mode, shown, output).await;
     if let (Err(failure), Mode::Jsonl) = (&result, mode) {
         // The same words as on standard error, for whoever reads only this side; if nobody does, that is no failure.
         let _ = output.line(jsonl::error(None, &failure.to_string())).await;
@@ -295,11 +320,12 @@ pub(super) async fn run(mut args: Args, output: &Output) -> Result<(), Failure> 
     result
 }
 
-async fn start_and_live(args: &mut Args, mode: Mode, output: &Output) -> Result<(), Failure> {
+async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output: &Output) -> Result<(), Failure> {
     let uncaught = |e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}"));
     let mut signals = Signals::install().map_err(uncaught)?;
     let hangup = Hangup::install().map_err(uncaught)?;
     let settings = Settings::of_process()?;
+    let plan = args.http_plan(shown)?;
     // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
     let agent = tokio::select! {
         agent = Agent::start(args) => agent?,
@@ -307,6 +333,7 @@ async fn start_and_live(args: &mut Args, mode: Mode, output: &Output) -> Result<
         () = output.closed() => return Ok(()),
     };
     agent.offer(args).await?;
+    let door = agent.open(plan).await?;
     let me = Me {
         cluster: Arc::from(args.cluster.as_str()),
         name: Arc::from(args.name.as_str()),
@@ -315,25 +342,32 @@ async fn start_and_live(args: &mut Args, mode: Mode, output: &Output) -> Result<
     };
     let notify = Notify::start(&agent.registry);
     let mut reloading = Reloading { hangup, settings, notify: &notify };
-    tokio::select! {
-        result = show(args, mode, &agent, &me, &mut reloading, output) => match result {
-            Ok(()) => return Ok(()),
-            Err(Halt::Failed(failure)) => return Err(failure),
-            Err(Halt::Closed) => {}
-        },
-        _ = signals.next() => {}
-        () = output.closed() => {}
-    }
-    signals.exit_at_next();
-    notify.stopping(args.drain_timeout + LEAVE_WAIT_MAX);
-    let ended = end(args, mode, &agent.registry, &me, output);
-    match tokio::time::timeout(args.drain_timeout + LEAVE_WAIT_MAX, ended).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
-            Err(Failure::new(Exit::Failed, message))
+    let ended = async {
+        tokio::select! {
+            result = show(args, mode, &agent, &me, &mut reloading, output) => match result {
+                Ok(()) => return Ok(()),
+                Err(Halt::Failed(failure)) => return Err(failure),
+                Err(Halt::Closed) => {}
+            },
+            _ = signals.next() => {}
+            () = output.closed() => {}
+        }
+        signals.exit_at_next();
+        notify.stopping(args.drain_timeout + LEAVE_WAIT_MAX);
+        let ended = end(args, mode, &agent.registry, &me, output);
+        match tokio::time::timeout(args.drain_timeout + LEAVE_WAIT_MAX, ended).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let message = format!("leaving took longer than {} s; ended without", LEAVE_WAIT_MAX.as_secs());
+                Err(Failure::new(Exit::Failed, message))
+            }
         }
     }
+    .await;
+    if let Some(door) = door {
+        door.close().await;
+    }
+    ended
 }
 
 /// What a SIGHUP needs.

@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tidings::check::Check;
+use tidings::door::Setting;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -53,7 +54,7 @@ pub(super) struct Args {
 }
 
 /// Runs until the command has ended; gives the code to end with.
-pub(super) async fn run(mut args: Args) -> Result<Exit, Failure> {
+pub(super) async fn run(mut args: Args, shown: Vec<Setting>) -> Result<Exit, Failure> {
     if args.node.control.is_some() {
         return Err(Failure::new(Exit::Usage, "run has no --control: standard input is the command's"));
     }
@@ -66,12 +67,14 @@ pub(super) async fn run(mut args: Args) -> Result<Exit, Failure> {
         }
     }
     node::check_ids(&args.node)?;
+    let plan = args.node.http_plan(shown)?;
     let mut signals =
         Signals::install().map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}")))?;
     let agent = tokio::select! {
         agent = Agent::start(&args.node) => agent?,
         signal = signals.end() => return Ok(Exit::Child(128 + code_of(signal))),
     };
+    let door = agent.open(plan).await?;
     let notify = Notify::start(&agent.registry);
     let mut child = match spawn(&args.command) {
         Ok(child) => child,
@@ -89,6 +92,9 @@ pub(super) async fn run(mut args: Args) -> Result<Exit, Failure> {
     let status = live(&args.node, &agent, &notify, &mut child, &mut signals).await?;
     // One that has drained has left already.
     node::leave_at_once(&agent.registry).await;
+    if let Some(door) = door {
+        door.close().await;
+    }
     Ok(Exit::Child(exit_code(status)))
 }
 

@@ -2,7 +2,7 @@
 //! randomness are read here and nowhere else. Knows nothing of handles; they send commands and read the link.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -132,6 +132,8 @@ pub(crate) enum Command {
     Survey(oneshot::Sender<Agreement>),
     /// Tell everybody that nothing new is taken; who has heard it is told after this time at most.
     Drain(Duration, oneshot::Sender<Arc<Heard>>),
+    /// Join through these too, from now on.
+    Join(Vec<SocketAddr>),
     /// Say goodbye and stop.
     Leave,
     /// Change the ring, if asked to; tell it to everybody, and tell who has which keys.
@@ -365,6 +367,10 @@ struct Driver {
     inbound: mpsc::Receiver<Inbound>,
     answers: mpsc::UnboundedReceiver<Answer>,
     seeds: mpsc::Receiver<Vec<SocketAddr>>,
+    /// What the targets of the start gave last.
+    seeds_found: Vec<SocketAddr>,
+    /// What was added since.
+    seeds_added: BTreeSet<SocketAddr>,
     moves: mpsc::Receiver<SocketAddr>,
     commands: mpsc::UnboundedReceiver<Command>,
     registered: Registered,
@@ -436,6 +442,7 @@ impl Driver {
             status: watch::Sender::new(Status::Joining),
             serials: AtomicU64::new(0),
         });
+        let seeds_found = config.seeds.clone();
         if !plan.join.is_empty() {
             tokio::spawn(seeds::resolve(plan.join, config.seeds, link.status(), tell_seeds));
         }
@@ -460,6 +467,8 @@ impl Driver {
             inbound,
             answers,
             seeds,
+            seeds_found,
+            seeds_added: BTreeSet::new(),
             moves,
             commands,
             registered,
@@ -506,6 +515,12 @@ impl Driver {
         }
     }
 
+    fn tell_seeds(&mut self) {
+        let added = self.seeds_added.iter().filter(|addr| !self.seeds_found.contains(addr));
+        let seeds = self.seeds_found.iter().chain(added).copied().collect();
+        self.carrier.seeds(seeds);
+    }
+
     fn next_due(&self) -> Option<Time> {
         [self.carrier.next_wake(), self.leaves_at, self.registered.retries_at()].into_iter().flatten().min()
     }
@@ -531,7 +546,10 @@ impl Driver {
             Turn::Readable(Ok(())) | Turn::Due => {}
             Turn::Asked(inbound) => self.carrier.asked(inbound),
             Turn::Answered(answer) => self.carrier.answered(answer),
-            Turn::Seeds(seeds) => self.carrier.seeds(seeds),
+            Turn::Seeds(seeds) => {
+                self.seeds_found = seeds;
+                self.tell_seeds();
+            }
             Turn::Moved(addr) => {
                 tracing::warn!(target: NODE_LOG, "our address is {addr} now, and we tell everybody");
                 let _ = self.carrier.hand(Input::Readdress(addr));
@@ -587,6 +605,13 @@ impl Driver {
                 let _ = self.carrier.hand(Input::Survey);
             }
             Command::Drain(within, done) => self.carrier.drain(within, done),
+            Command::Join(seeds) => {
+                self.seeds_added.extend(seeds);
+                while self.seeds_added.len() > seeds::SEED_ADDRS_MAX {
+                    self.seeds_added.pop_first();
+                }
+                self.tell_seeds();
+            }
             Command::Leave => {
                 let _ = self.carrier.hand(Input::Leave);
                 self.leaves_at.get_or_insert(self.link.clock.now() + LEAVE_LINGER);

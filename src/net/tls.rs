@@ -126,20 +126,11 @@ impl ClusterTls {
     /// See [`PemError`], which names the file.
     pub fn from_pem(files: &PemFiles, cluster_tag: u32) -> Result<Self, PemError> {
         let provider = Arc::new(provider());
-        let bad = |path: &Path, what: &'static str| {
-            let path = path.to_owned();
-            move |error: &dyn fmt::Display| PemError::File { what, path, cause: error.to_string() }
-        };
-        let read = |path: &Path, what| -> Result<Vec<CertificateDer<'static>>, PemError> {
-            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let found = read.map_err(|error| bad(path, what)(&error))?;
-            if found.is_empty() { Err(bad(path, what)(&"it holds no certificate")) } else { Ok(found) }
-        };
         let mut roots = RootCertStore::empty();
-        for authority in read(&files.authority, "authority")? {
+        for authority in certificates(&files.authority, "authority")? {
             roots.add(authority).map_err(|error| bad(&files.authority, "authority")(&error))?;
         }
-        let chain = read(&files.certificate, "certificate")?;
+        let chain = certificates(&files.certificate, "certificate")?;
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad(&files.key, "private key")(&error))?;
         let reset = derive_from(key.secret_der(), b"stateless reset")?;
         let certified = CertifiedKey::from_der(chain.clone(), key, &provider)
@@ -312,6 +303,35 @@ pub enum PemError {
     /// They do not work together.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+fn bad(path: &Path, what: &'static str) -> impl Fn(&dyn fmt::Display) -> PemError + use<> {
+    let path = path.to_owned();
+    move |error| PemError::File { what, path: path.clone(), cause: error.to_string() }
+}
+
+fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = read.map_err(|error| bad(path, what)(&error))?;
+    if found.is_empty() { Err(bad(path, what)(&"it holds no certificate")) } else { Ok(found) }
+}
+
+/// How HTTPS is served with a certificate from files: TLS 1.3, and whoever can connect may.
+///
+/// # Errors
+/// See [`PemError`], which names the file.
+#[cfg(feature = "agent")]
+pub(crate) fn https(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, PemError> {
+    let chain = certificates(certificate, "certificate")?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, "private key")(&error))?;
+    let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(ring_provider::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::from)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| bad(key, "private key")(&error))?;
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(server)
 }
 
 impl fmt::Debug for ClusterTls {

@@ -99,7 +99,8 @@ pub enum Field<'a> {
     Number(i64),
     /// Yes or no.
     Bool(bool),
-    /// The elements of a list, or the keys of a map.
+    /// The elements of a list, or the keys of a map; where a text is asked for, the texts of several, one of which
+    /// must be such.
     Texts(Vec<Cow<'a, str>>),
 }
 

@@ -103,6 +103,12 @@ impl Term {
                 Field::Number(_) | Field::Bool(_) => false,
             },
             (Operator::Equal | Operator::NotEqual, Field::Text(a), Value::Text(b)) => **a == **b,
+            (Operator::Equal | Operator::NotEqual, Field::Texts(texts), Value::Text(one)) => {
+                texts.iter().any(|text| **text == **one)
+            }
+            (Operator::Matches | Operator::NotMatches, Field::Texts(texts), Value::Regex(regex)) => {
+                texts.iter().any(|text| regex.is_match(text))
+            }
             (Operator::Equal | Operator::NotEqual, Field::Number(a), Value::Number(b)) => a == b,
             (Operator::Equal | Operator::NotEqual, Field::Bool(a), Value::Bool(b)) => a == b,
             (Operator::Contains | Operator::NotContains, Field::Text(text), Value::Text(part)) => {

@@ -1,0 +1,312 @@
+//! What every answer is made from: the member, what it offers, the numbers to wait by. Knows nothing of requests.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::ask::Blocking;
+use super::auth::Tokens;
+use super::consul::Shapes;
+use super::http::{HttpPlan, Traffic};
+use super::index::{Index, Subject};
+use super::native;
+use super::refusal::Refusal;
+use crate::effect::Event;
+use crate::net::driver::unix_ms;
+use crate::offers::Offers;
+use crate::peer::NodeId;
+use crate::registry::{Events, Registry};
+use crate::view::{Reader, Status};
+
+/// Changes within this time after the first are looked at together.
+const LOOK_AFTER: Duration = Duration::from_millis(15);
+
+/// A setting, as `/v2/config` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Setting {
+    /// Its name, as in the configuration file.
+    pub key: String,
+    /// Its value as text; `None` if it is not set, and for a secret.
+    pub value: Option<String>,
+    /// Where it comes from, if that is known.
+    pub origin: Option<String>,
+}
+
+impl Setting {
+    /// A setting of unknown origin.
+    pub fn new(key: impl Into<String>, value: Option<String>) -> Self {
+        Self { key: key.into(), value, origin: None }
+    }
+}
+
+/// What was counted of requests.
+#[derive(Default, Debug)]
+pub(super) struct Figures {
+    pub(super) requests: AtomicU64,
+    pub(super) client_errors: AtomicU64,
+    pub(super) server_errors: AtomicU64,
+    pub(super) unauthorized: AtomicU64,
+    pub(super) forbidden: AtomicU64,
+    pub(super) bodies_refused: AtomicU64,
+    pub(super) unsupported: AtomicU64,
+    /// Requests that wait for a change now.
+    pub(super) polls_open: AtomicU64,
+    /// Streams of events that are open now.
+    pub(super) streams_open: AtomicU64,
+    /// Streams that were refused, because too many were open.
+    pub(super) streams_refused: AtomicU64,
+}
+
+/// What every answer is made from.
+pub(super) struct Desk {
+    pub(super) registry: Registry,
+    pub(super) offers: Offers,
+    pub(super) reader: Reader,
+    pub(super) shapes: Shapes,
+    /// The numbers of `/v1`.
+    pub(super) index: Arc<Index>,
+    /// The numbers of `/v2`, which shows more, and so changes more often.
+    pub(super) native: Arc<Index>,
+    pub(super) cluster: Arc<str>,
+    pub(super) tokens: Option<Tokens>,
+    pub(super) settings: Vec<Setting>,
+    pub(super) drain_timeout: Duration,
+    /// Where we listen.
+    pub(super) addr: SocketAddr,
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) figures: Figures,
+    pub(super) began: Instant,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// Needs a tokio runtime; what keeps the numbers new runs on it until `closing`.
+    pub(super) fn open(offers: Offers, plan: HttpPlan, addr: SocketAddr, closing: watch::Receiver<bool>) -> Arc<Self> {
+        let registry = offers.registry().clone();
+        let reader = registry.reader();
+        let shapes =
+            Shapes { reader: reader.clone(), offers: offers.clone(), datacenter: Arc::clone(&plan.datacenter) };
+        let (of, changes) = (shapes.clone(), offers.changes());
+        let index = Arc::new(Index::new(
+            reader.clone(),
+            unix_ms(),
+            Box::new(move |subject| of.digest(subject)),
+            Box::new(move || *changes.borrow()),
+        ));
+        let of = reader.clone();
+        let native = Arc::new(Index::new(
+            reader.clone(),
+            unix_ms(),
+            Box::new(move |subject| native::digest(&of, subject)),
+            Box::new(|| 0),
+        ));
+        // Listens before anything is answered: what changes afterwards is heard.
+        let news = News {
+            events: registry.events(),
+            local: offers.changes(),
+            reader: reader.clone(),
+            indexes: [Arc::clone(&index), Arc::clone(&native)],
+        };
+        tokio::spawn(news.keep(closing.clone()));
+        Arc::new(Self {
+            registry,
+            offers,
+            reader,
+            shapes,
+            index,
+            native,
+            cluster: plan.cluster,
+            tokens: plan.tokens,
+            settings: plan.settings,
+            drain_timeout: plan.drain_timeout,
+            addr,
+            closing,
+            traffic: Arc::default(),
+            figures: Figures::default(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Why what is known may be old: nobody should act upon it without being told so.
+    pub(super) fn doubt(&self) -> Option<String> {
+        match self.reader.status() {
+            Status::Joining => Some("the agent has not joined yet: what it knows may lack a lot".to_owned()),
+            Status::Stopped(reason) => Some(format!("the agent's member has stopped: {reason}")),
+            Status::Ready if self.reader.is_isolated() => {
+                Some("the agent is cut off from all other members: what it knows may be old".to_owned())
+            }
+            Status::Ready => None,
+        }
+    }
+
+    /// Refuses while what is known may be old: clients that cannot be told otherwise keep their last answer then.
+    pub(super) fn certain(&self) -> Result<(), Refusal> {
+        match self.doubt() {
+            None => Ok(()),
+            Some(why) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why)),
+        }
+    }
+
+    /// Waits as a blocking query does, and gives the number to tell. What is read afterwards is at least as new.
+    pub(super) async fn newer(&self, subject: Subject<'_>, than: Blocking) -> u64 {
+        if than.index == 0 {
+            return self.index.now(subject);
+        }
+        let _open = Open::new(&self.figures.polls_open);
+        self.index.newer(subject, than, &mut self.closing.clone()).await
+    }
+
+    /// The same for `/v2`.
+    pub(super) async fn newer_native(&self, subject: Subject<'_>, than: Blocking) -> u64 {
+        if than.index == 0 {
+            return self.native.now(subject);
+        }
+        let _open = Open::new(&self.figures.polls_open);
+        self.native.newer(subject, than, &mut self.closing.clone()).await
+    }
+
+    /// Every figure of the interface, by name.
+    pub(super) fn each(&self) -> [(&'static str, u64); 16] {
+        let (figures, traffic) = (&self.figures, &self.traffic);
+        let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        [
+            ("http_requests", of(&figures.requests)),
+            ("http_client_errors", of(&figures.client_errors)),
+            ("http_server_errors", of(&figures.server_errors)),
+            ("http_unauthorized", of(&figures.unauthorized)),
+            ("http_forbidden", of(&figures.forbidden)),
+            ("http_bodies_refused", of(&figures.bodies_refused)),
+            ("http_unsupported", of(&figures.unsupported)),
+            ("http_polls_open", of(&figures.polls_open)),
+            ("http_streams_open", of(&figures.streams_open)),
+            ("http_streams_refused", of(&figures.streams_refused)),
+            ("http_connections", of(&traffic.connections)),
+            ("http_connections_open", of(&traffic.open)),
+            ("http_connections_refused", of(&traffic.refused_full)),
+            ("http_connections_broken", of(&traffic.broken)),
+            ("http_accepts_failed", of(&traffic.accept_failed)),
+            ("http_handshakes_failed", of(&traffic.handshakes_failed)),
+        ]
+    }
+}
+
+/// Counts something open while it lives.
+pub(super) struct Open<'a>(&'a AtomicU64);
+
+impl<'a> Open<'a> {
+    pub(super) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Hears what may have changed, and lets the index look.
+struct News {
+    events: Events,
+    local: watch::Receiver<u64>,
+    reader: Reader,
+    indexes: [Arc<Index>; 2],
+}
+
+/// What may have changed.
+#[derive(Default)]
+struct Changed {
+    services: BTreeSet<Arc<str>>,
+    members: BTreeSet<NodeId>,
+    everything: bool,
+}
+
+impl Changed {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::ServiceUp { instance, .. } | Event::ServiceDown { instance, .. } => {
+                self.services.insert(Arc::clone(&instance.service));
+            }
+            Event::ServiceChanged { before, instance, .. } => {
+                self.services.extend([Arc::clone(&before.service), Arc::clone(&instance.service)]);
+            }
+            Event::MemberUp(member)
+            | Event::MemberChanged(member)
+            | Event::MemberDown(member)
+            | Event::MemberLeft(member)
+            | Event::MemberForgotten(member) => {
+                self.members.insert(member.peer.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl News {
+    async fn keep(mut self, mut closing: watch::Receiver<bool>) {
+        loop {
+            let mut changed = Changed::default();
+            tokio::select! {
+                _ = closing.wait_for(|is_closing| *is_closing) => return,
+                event = self.events.next() => match event {
+                    Some(Ok(event)) => changed.note(&event),
+                    Some(Err(_)) => changed.everything = true,
+                    None => return,
+                },
+                told = self.local.changed() => match told {
+                    Ok(()) => changed.everything = true,
+                    Err(_) => return,
+                },
+            }
+            tokio::time::sleep(LOOK_AFTER).await;
+            self.take_rest(&mut changed);
+            self.look(changed);
+        }
+    }
+
+    fn take_rest(&mut self, changed: &mut Changed) {
+        while let Some(event) = self.events.heard_already() {
+            match event {
+                Ok(event) => changed.note(&event),
+                Err(_) => changed.everything = true,
+            }
+        }
+        if self.local.has_changed().unwrap_or(false) {
+            self.local.mark_unchanged();
+            changed.everything = true;
+        }
+    }
+
+    fn look(&self, changed: Changed) {
+        let Changed { mut services, members, everything } = changed;
+        if everything {
+            services.extend(self.indexes.iter().flat_map(|index| index.asked()));
+        } else if !members.is_empty() {
+            // One that a member no longer offers was told as such.
+            let of = self
+                .reader
+                .services()
+                .into_iter()
+                .filter(|service| service.all().iter().any(|offered| members.contains(&offered.member.peer.id)));
+            services.extend(of.map(|service| Arc::clone(service.name())));
+        }
+        for index in &self.indexes {
+            index.look_at(services.iter().map(|name| &**name));
+        }
+    }
+}

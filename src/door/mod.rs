@@ -1,0 +1,40 @@
+//! The agent's doors for programs that do not embed the crate.
+//!
+//! [`http::Http`] serves, on one address:
+//!
+//! - `/v2`, the native interface in JSON, described by the OpenAPI file that it serves at `/v2/openapi.json`;
+//! - `/v1`, what clients of Consul understand: catalog, health, agent and blocking queries;
+//! - `/livez`, `/readyz` and `/metrics`.
+
+pub mod ask;
+pub mod auth;
+pub mod body;
+mod consul;
+mod desk;
+mod guard;
+pub mod http;
+mod index;
+mod native;
+mod refusal;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+
+use self::desk::Desk;
+pub use self::desk::Setting;
+pub use self::index::GONE_MAX;
+pub use self::native::STREAMS_MAX;
+pub use self::refusal::BODY_BYTES_MAX;
+
+/// Everything that can be asked.
+fn router(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .merge(native::router())
+        .merge(consul::router())
+        .fallback(consul::fallback)
+        .method_not_allowed_fallback(refusal::wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&desk), guard::guard))
+        .with_state(desk)
+}

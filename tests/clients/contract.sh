@@ -1,0 +1,35 @@
+#!/bin/sh
+# Asks an agent whatever its OpenAPI file allows, and what it does not, with schemathesis from PyPI: no 500, and no answer
+# that the file does not describe. Usage: tests/clients/contract.sh [DIR], where DIR keeps what was installed.
+#
+# Left out: what ends the agent, and the stream that does not end. Whether every body that fits the schemas is accepted is
+# not asked either: that a filter can be read, or that a host is one, is said in words there and not in a pattern.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+tidings=${TIDINGS:-$here/../../target/debug/tidings}
+[ -x "$tidings" ] || { echo "no command at $tidings; cargo build, or set TIDINGS" >&2; exit 2; }
+work=$(mktemp -d)
+kept=${1:-$work/installed}
+mkdir -p "$kept"
+kept=$(cd "$kept" && pwd)
+port=${TIDINGS_TEST_PORT:-18500}
+node=
+
+cleanup() {
+    [ -z "$node" ] || kill -9 "$node" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT INT TERM
+
+"$tidings" node --name contract --cluster contract --bind "127.0.0.1:$((port + 100))" --http "127.0.0.1:$port" \
+    --service name=web,addr=127.0.0.1:8080 --output jsonl >"$work/node.jsonl" 2>"$work/node.log" </dev/null &
+node=$!
+[ -d "$kept/schemathesis" ] || { python3 -m venv "$kept/schemathesis" && "$kept/schemathesis/bin/pip" -q install schemathesis==4.32.5; }
+# It leaves notes where it runs.
+cd "$work"
+"$kept/schemathesis/bin/schemathesis" run "http://127.0.0.1:$port/v2/openapi.json" --url "http://127.0.0.1:$port" \
+    --wait-for-schema 30 --exclude-path /v2/leave --exclude-path /v2/drain --exclude-path /v2/events \
+    --checks all --exclude-checks positive_data_acceptance --max-examples "${EXAMPLES:-30}" --seed "${SEED:-1}" \
+    --request-timeout 20
+kill -0 "$node"
