@@ -11,9 +11,13 @@ Exit codes:
   0  success; also: left on SIGTERM or SIGINT, or nobody reads the output any more
   1  failed, for a reason that no other code has
   2  usage: an argument is missing or wrong
-  6  timeout: nobody answered the join in time
+  3  not found: no such service, instance, member or check
+  4  no healthy instance: tidings get --check
+  5  the agent cannot be reached, or its member has stopped
+  6  timeout: nobody answered the join, or the agent did not answer, in time
   7  refused: by the cluster (the name or id belongs to another live member), because the
-     address is not a loopback address and there is no key, or because others can read the key file
+     address is not a loopback address and there is no key, because others can read the key file,
+     or by the agent (no token, one without the scope, or not as things are)
   8  forced: a drain was cut off by its timeout, before everybody who could be reached confirmed it
   130, 143  ended at once by a second SIGINT or SIGTERM
   tidings run ends with its command's code; 126, 127: the command could not be run
@@ -30,6 +34,12 @@ pub(crate) enum Exit {
     Failed,
     /// The arguments are wrong; clap ends with the same code.
     Usage,
+    /// There is no such thing.
+    NotFound,
+    /// The service is known, and none of its instances should get traffic.
+    NoHealthy,
+    /// No agent answers, or its member has stopped.
+    Unreachable,
     /// Nobody answered in time.
     Timeout,
     /// Others, or a safety rule, refused.
@@ -46,6 +56,9 @@ impl From<Exit> for ExitCode {
             Exit::Success => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::NoHealthy => 4,
+            Exit::Unreachable => 5,
             Exit::Timeout => 6,
             Exit::Refused => 7,
             Exit::Forced => 8,

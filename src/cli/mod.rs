@@ -2,6 +2,7 @@
 
 mod changes;
 mod check;
+mod client;
 mod config;
 mod control;
 mod demo;
@@ -79,6 +80,8 @@ enum Command {
         /// The command, such as node
         of: Option<String>,
     },
+    #[command(flatten)]
+    Client(Box<client::Command>),
 }
 
 /// Runs the command to its end. Data goes to standard output, logs and errors to standard error.
@@ -186,6 +189,7 @@ fn run_in_runtime(cli: Cli, settings: Vec<Setting>) -> Result<Exit, Failure> {
                 Ok(page) => output.text(page).await.or(Ok(())),
                 Err(failure) => Err(failure),
             },
+            Command::Client(command) => client::run(*command, &output).await,
         });
         let finished = success(output.finish().await);
         result.and_then(|exit| finished.map(|_| exit))

@@ -12,11 +12,11 @@ use super::jsonl;
 use super::reload::Reloaded;
 use super::view::Shown;
 
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
-const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const RED: &str = "\x1b[31m";
+pub(super) const BOLD: &str = "\x1b[1m";
+pub(super) const DIM: &str = "\x1b[2m";
+pub(super) const GREEN: &str = "\x1b[32m";
+pub(super) const YELLOW: &str = "\x1b[33m";
+pub(super) const RED: &str = "\x1b[31m";
 const RESET: &str = "\x1b[0m";
 
 /// Between two columns.
@@ -122,7 +122,7 @@ fn headline(shown: &Shown, instances: usize) -> String {
 }
 
 /// One cell: its text, and how it is coloured.
-type Cell = (String, &'static str);
+pub(super) type Cell = (String, &'static str);
 
 fn member_rows(shown: &Shown) -> Vec<Vec<Cell>> {
     let row = |member: &super::view::ShownMember| {
@@ -184,7 +184,7 @@ fn status_style(status: &Status) -> &'static str {
 }
 
 /// Lines of a table with a head; columns that nobody fills are left out, the widest give way where room is short.
-fn table(heads: &[&str], rows: &[Vec<Cell>], width: usize) -> Vec<String> {
+pub(super) fn table(heads: &[&str], rows: &[Vec<Cell>], width: usize) -> Vec<String> {
     let rows: Vec<Vec<Cell>> =
         rows.iter().map(|row| row.iter().map(|(text, style)| (printable(text), *style)).collect()).collect();
     let used: Vec<usize> = (0..heads.len()).filter(|&i| rows.iter().any(|row| !row[i].0.is_empty())).collect();
@@ -237,7 +237,7 @@ fn cut(text: &str, chars_max: usize) -> String {
 }
 
 /// Others choose their names: none may steer the terminal or turn the direction of a line.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let is_steering = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -245,7 +245,7 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if is_steering(c) { '\u{fffd}' } else { c }).collect()
 }
 
-fn age_text(age: Duration) -> String {
+pub(super) fn age_text(age: Duration) -> String {
     match age.as_secs() {
         0..=9 => format!("{:.1} s", age.as_secs_f64()),
         seconds @ 10..=119 => format!("{seconds} s"),
