@@ -311,12 +311,12 @@ fn what_is_offered_is_asked_for_as_the_agent_wants_it() {
         ("POST /v2/offers/web%40a%3A80/drain", 200, done),
         ("GET /v2/offers", 200, json!({ "offers": [offer["offer"]] })),
     ]);
-    let check = "kind=http,target=http://10.0.0.7/health,interval=5s";
+    let check = "http://10.0.0.7/health interval=5s";
     let said = agent.shows(&["register", "name=web,addr=10.0.0.7:80,weight=3", "--check", check]);
     assert!(said.starts_with("offers web@a:80, passing; the agent has no data directory"), "{said}");
     let expected = json!({
         "service": "web", "address": { "host": "10.0.0.7", "port": 80 }, "weight": 3,
-        "checks": [{ "kind": "http", "target": "http://10.0.0.7/health", "interval_ms": 5_000 }],
+        "checks": [{ "kind": "http", "target": "http://10.0.0.7/health", "method": "GET", "interval_ms": 5_000 }],
     });
     assert_eq!(agent.asked()[0].body, expected);
     assert_eq!(agent.shows(&["deregister", "web@a:80"]), "done so\n");

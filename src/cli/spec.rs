@@ -286,7 +286,7 @@ fn weight(field: &Field, value: &str) -> Result<u32, SpecError> {
 }
 
 /// Parts between separators, with escapes resolved. Always at least one, perhaps empty.
-pub(super) fn split(text: &str, is_separator: impl Fn(char) -> bool) -> Result<Vec<String>, SpecError> {
+fn split(text: &str, is_separator: impl Fn(char) -> bool) -> Result<Vec<String>, SpecError> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars();
     while let Some(c) = characters.next() {

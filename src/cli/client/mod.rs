@@ -6,6 +6,7 @@ mod http;
 mod keys;
 mod read;
 mod show;
+mod wish;
 mod write;
 
 use std::io::IsTerminal as _;

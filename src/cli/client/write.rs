@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Map, Value, json};
+use tidings::check::Check;
+use tidings::offers::Offer;
 
 use super::super::exit::{Exit, Failure};
 use super::super::output::Output;
-use super::super::{parse_span, spec, table};
+use super::super::{check, parse_span, spec, table};
 use super::Common;
 use super::http::{Api, encoded};
 use super::read::of_member;
 use super::show::{rows, text};
+use super::wish::{millis, registration};
 
 /// How long a goodbye, or another look at a member, may take beyond a usual answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,27 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an instance's drain takes at the agent, unless it is told otherwise.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(600);
 
-const CHECK_HELP: &str = "\
-A health check, as comma-separated key=value pairs; repeatable: the worst result counts. kind is required:
-  kind=K               ttl, http, tcp, udp, grpc or alias
-  target=T             http: the URL; tcp, udp: HOST:PORT; grpc: HOST:PORT[/SERVICE]; alias: another
-                       instance of this agent
-  ttl=TIME             ttl: how long a word holds
-  interval=TIME        how often (default 10s)
-  timeout=TIME         how long one may take (default 10s)
-  method=M             http: the method (default GET)
-  status=S             until the first result: passing, warning or critical (default)
-  id=ID  name=NAME     how it is called
-  successes=N          successes in a row beyond the first before it passes
-  failures=N           failures in a row beyond the first before it is critical
-  deregister-after=TIME  withdraw the instance when it was critical for this long
-  tls-skip-verify=true  http, grpc: do not verify the certificate
-Times are numbers with ms, s or m.";
-
 const REGISTER_EXAMPLES: &str = "\
 Examples:
-  tidings register name=web,addr=10.0.0.7:8080,tag=v1 --check kind=http,target=http://10.0.0.7:8080/health
-  tidings register name=cron,addr=10.0.0.7:1,id=cron-1 --check kind=ttl,ttl=30s
+  tidings register name=web,addr=10.0.0.7:8080,tag=v1 --check 'http://10.0.0.7:8080/health interval=5s'
+  tidings register name=cron,addr=10.0.0.7:1,id=cron-1 --check ttl:30s
 
 Commands cannot be checks here: they stand in the agent's own configuration.";
 
@@ -51,12 +37,12 @@ pub(in crate::cli) struct RegisterArgs {
     common: Common,
 
     /// The instance, such as name=web,addr=127.0.0.1:8080,tag=v1; --help shows every key
-    #[arg(value_name = "SPEC", value_parser = spec::parse_instance, long_help = spec::HELP)]
-    instance: tidings::Instance,
+    #[arg(value_name = "SPEC", value_parser = spec::parse_offer, long_help = spec::HELP)]
+    offer: Offer,
 
-    /// A health check, such as kind=http,target=http://127.0.0.1:8080/health; repeatable; --help shows every key
-    #[arg(long, value_name = "CHECK", value_parser = parse_check, long_help = CHECK_HELP)]
-    check: Vec<Value>,
+    /// A check, such as http://127.0.0.1:8080/health; repeatable: the worst result counts; --help shows every key
+    #[arg(long, value_name = "CHECK", value_parser = check::parse, long_help = check::HELP)]
+    check: Vec<Check>,
 }
 
 /// Withdraw an instance that this agent offers.
@@ -161,82 +147,11 @@ pub(in crate::cli) struct ForgetArgs {
     member: String,
 }
 
-fn millis(span: Duration) -> Value {
-    Value::from(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// What may stand before the `=` of a check.
-const CHECK_KEYS: [&str; 13] = [
-    "kind",
-    "target",
-    "ttl",
-    "interval",
-    "timeout",
-    "method",
-    "status",
-    "id",
-    "name",
-    "successes",
-    "failures",
-    "deregister-after",
-    "tls-skip-verify",
-];
-
-/// Reads a check as it is asked of the agent.
-fn parse_check(text: &str) -> Result<Value, String> {
-    let mut check = Map::new();
-    for part in spec::split(text, |c| c == ',').map_err(|error| error.to_string())? {
-        let allowed = || format!("allowed keys: {}", CHECK_KEYS.join(", "));
-        let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not key=value; {}", allowed()))?;
-        let span = || parse_span(value).map(millis);
-        let number = || value.parse::<u16>().map(Value::from).map_err(|_| format!("{key}={value:?}: 0 to 65535"));
-        let (name, value) = match key {
-            "kind" | "target" | "method" | "status" | "id" | "name" => (key, Value::from(value)),
-            "ttl" => ("ttl_ms", span()?),
-            "interval" => ("interval_ms", span()?),
-            "timeout" => ("timeout_ms", span()?),
-            "deregister-after" => ("deregister_critical_after_ms", span()?),
-            "successes" => ("successes_before_passing", number()?),
-            "failures" => ("failures_before_critical", number()?),
-            "tls-skip-verify" => {
-                let is = value.parse::<bool>().map_err(|_| format!("{key}={value:?}: true or false"))?;
-                ("tls_skip_verify", Value::from(is))
-            }
-            other => {
-                let meant = spec::nearest(other, CHECK_KEYS.into_iter());
-                let meant = meant.map(|meant| format!(", did you mean {meant}?")).unwrap_or_default();
-                return Err(format!("unknown key {other:?}{meant}; {}", allowed()));
-            }
-        };
-        if check.insert(name.to_owned(), value).is_some() {
-            return Err(format!("{key} is given twice"));
-        }
-    }
-    if check.contains_key("kind") { Ok(Value::Object(check)) } else { Err("kind is missing".to_owned()) }
-}
-
-/// The instance as it is asked of the agent: its status is what its checks say.
-fn registration(instance: &tidings::Instance, checks: Vec<Value>) -> Result<Value, Failure> {
-    if instance.status != tidings::record::Status::Passing {
-        let text = "status: what an agent offers has the status of its checks; see tidings maint for taking it out";
-        return Err(Failure::new(Exit::Usage, text));
-    }
-    let written = serde_json::to_value(instance).map_err(|error| Failure::caused(Exit::Failed, &error))?;
-    let Value::Object(mut fields) = written else { unreachable!("a structure is written as an object") };
-    fields.remove("status");
-    fields.remove("registered_at");
-    if fields.get("id").is_some_and(|id| *id == "") {
-        fields.remove("id");
-    }
-    if !checks.is_empty() {
-        fields.insert("checks".to_owned(), Value::Array(checks));
-    }
-    Ok(Value::Object(fields))
-}
-
 pub(super) async fn register(args: RegisterArgs, output: &Output) -> Result<(), Failure> {
     let (api, screen) = args.common.open(output)?;
-    let wish = registration(&args.instance, args.check)?;
+    let mut offer = args.offer;
+    offer.checks.extend(args.check);
+    let wish = registration(&offer)?;
     let offer = api.send(Method::POST, "/v2/offers", Some(&wish), Duration::ZERO).await?;
     let id = text(&offer, "/offer/record/id");
     let status = text(&offer, "/offer/record/status/state");
@@ -366,39 +281,4 @@ pub(super) async fn forget(args: ForgetArgs, output: &Output) -> Result<(), Fail
     let path = format!("/v2/members/{}/forget", encoded(&args.member));
     let asked = api.send(Method::POST, &path, None, PATIENCE).await;
     screen.done(&of_member(&api, &args.member, asked).await?).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_check_is_read_and_what_is_wrong_with_it_is_named() {
-        let check = parse_check("kind=http,target=http://a:1/x\\,y,interval=5s,failures=2,tls-skip-verify=true");
-        let expected = json!({
-            "kind": "http", "target": "http://a:1/x,y", "interval_ms": 5_000, "failures_before_critical": 2,
-            "tls_skip_verify": true,
-        });
-        assert_eq!(check, Ok(expected));
-        for (text, named) in [
-            ("target=a:1", "kind is missing"),
-            ("kind=tcp,intreval=1s", "did you mean interval?"),
-            ("kind=tcp,interval=1", "ms, s or m"),
-            ("kind=tcp,kind=udp", "twice"),
-            ("kind=tcp,failures=-1", "0 to 65535"),
-            ("tcp", "key=value"),
-        ] {
-            assert!(parse_check(text).unwrap_err().contains(named), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_instance_is_asked_for_without_what_only_the_agent_says() {
-        let instance = spec::parse_instance("name=web,addr=127.0.0.1:80,tag=v1").expect("a spec");
-        let asked = registration(&instance, vec![json!({ "kind": "ttl" })]).expect("it passes");
-        let fields: Vec<&str> = asked.as_object().expect("an object").keys().map(String::as_str).collect();
-        assert_eq!(fields, ["address", "checks", "service", "tags", "weight"]);
-        let critical = spec::parse_instance("name=web,addr=127.0.0.1:80,status=critical").expect("a spec");
-        assert_eq!(registration(&critical, Vec::new()).unwrap_err().exit, Exit::Usage);
-    }
 }
