@@ -6,6 +6,8 @@ mod http;
 mod keys;
 mod read;
 mod show;
+#[cfg(feature = "top")]
+mod top;
 mod wish;
 mod write;
 
@@ -40,6 +42,8 @@ pub(super) enum Command {
     Forget(write::ForgetArgs),
     Keys(keys::Args),
     Diff(diff::Args),
+    #[cfg(feature = "top")]
+    Top(top::Args),
     Doctor(doctor::Args),
     Debug(doctor::DebugArgs),
 }
@@ -69,6 +73,8 @@ pub(super) async fn run(command: Command, output: &Output) -> Result<(), Failure
         Command::Forget(args) => write::forget(args, output).await,
         Command::Keys(args) => keys::run(args, output).await,
         Command::Diff(args) => diff::run(args, output).await,
+        #[cfg(feature = "top")]
+        Command::Top(args) => top::run(args).await,
         Command::Doctor(args) => doctor::run(args, output).await,
         Command::Debug(args) => doctor::debug(args, output).await,
     }

@@ -143,7 +143,7 @@ pub(in crate::cli) struct StatsArgs {
     all: bool,
 }
 
-const MEMBERS: &[Column] = &[
+pub(super) const MEMBERS: &[Column] = &[
     column("MEMBER", |row| bold(row, "/member")),
     column("STATE", |row| state(row, "/state")),
     column("HEARD", |row| if row["is_self"] == true { ("self".to_owned(), "") } else { age(row, "/evidence_ms") }),
@@ -154,7 +154,7 @@ const MEMBERS: &[Column] = &[
     wide("SOFTWARE", |row| plain(row, "/software")),
 ];
 
-const SERVICES: &[Column] = &[
+pub(super) const SERVICES: &[Column] = &[
     column("SERVICE", |row| bold(row, "/service")),
     column("HEALTHY", |row| {
         let style = if row["healthy"] == 0 { table::RED } else { table::GREEN };
@@ -165,7 +165,7 @@ const SERVICES: &[Column] = &[
     column("TAGS", |row| plain(row, "/tags")),
 ];
 
-const INSTANCES: &[Column] = &[
+pub(super) const INSTANCES: &[Column] = &[
     column("INSTANCE", |row| bold(row, "/record/id")),
     column("STATUS", |row| match text(row, "/out") {
         out if out.is_empty() => state(row, "/record/status/state"),

@@ -1,5 +1,5 @@
-//! What is asked of an agent about an instance, as JSON of `/v2`. The grammar is that of `--service`; what an agent only
-//! takes from its own configuration is named and refused here.
+//! What is asked of an agent about an instance, as JSON of `/v2`. The grammar is that of `--service`; what an agent
+//! takes only from its own configuration is named and refused here.
 
 use std::time::Duration;
 
