@@ -19,7 +19,7 @@ Exit codes:
      address is not a loopback address and there is no key, because others can read the key file,
      or by the agent (no token, one without the scope, or not as things are)
   8  forced: a drain was cut off by its timeout, before everybody who could be reached confirmed it
-  130, 143  ended at once by a second SIGINT or SIGTERM
+  130, 143  interrupted; a node: ended at once by a second SIGINT or SIGTERM
   tidings run ends with its command's code; 126, 127: the command could not be run
 
 Every option can also be given by the environment variable that its help names, or in a

@@ -31,7 +31,8 @@ impl Output {
         let (texts, mut waiting) = mpsc::channel::<String>(OUTPUT_WAITING_MAX);
         let (tell_end, end) = oneshot::channel();
         std::thread::spawn(move || {
-            let mut stdout = std::io::stdout().lock();
+            // Locked for each text alone: `tidings top` draws by itself.
+            let mut stdout = std::io::stdout();
             let mut result = Ok(());
             while result.is_ok() {
                 let Some(text) = waiting.blocking_recv() else { break };

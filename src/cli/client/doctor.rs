@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::super::exit::{Exit, Failure};
-use super::super::jsonl;
 use super::super::output::Output;
+use super::super::{jsonl, table};
 use super::Common;
 use super::http::{Api, encoded};
-use super::show::{Column, Sheet, bold, column, plain, rows, state, text};
+use super::show::{Sheet, rows, state, text};
 
 /// An answer that takes longer than this is slow, on any network.
 const SLOW: Duration = Duration::from_millis(500);
@@ -56,13 +56,6 @@ pub(in crate::cli) struct DebugArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
-
-const FINDINGS: &[Column] = &[
-    column("RESULT", |row| state(row, "/result")),
-    column("CHECK", |row| bold(row, "/check")),
-    column("FOUND", |row| plain(row, "/found")),
-    column("NEXT STEP", |row| plain(row, "/next")),
-];
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,7 +105,16 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
     let (wrong, warned) = (report.count(Grade::Wrong), report.count(Grade::Warn));
     let whole = json!({ "agent": api.address().to_string(), "findings": report.findings });
     let rows = rows(&whole, "/findings");
-    screen.show(&Sheet { whole: &whole, rows, columns: FINDINGS, nothing: "", notice: None }).await?;
+    if screen.is_table() {
+        // Not a table: advice that is cut is none.
+        for row in rows {
+            for line in finding_lines(row) {
+                screen.line(line).await;
+            }
+        }
+    } else {
+        screen.show(&Sheet { whole: &whole, rows, columns: &[], nothing: "", notice: None }).await?;
+    }
     match (wrong, warned) {
         (0, _) => Ok(()),
         (wrong, warned) => {
@@ -120,6 +122,18 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failed, text))
         }
     }
+}
+
+/// What was found, and below it what to do.
+fn finding_lines(finding: &Value) -> Vec<String> {
+    let (result, style) = state(finding, "/result");
+    let (check, found) = (text(finding, "/check"), table::printable(&text(finding, "/found")));
+    let mut lines = vec![format!("{style}{result:<7}\x1b[0m  {check:<11}  {found}")];
+    match text(finding, "/next") {
+        next if next.is_empty() => {}
+        next => lines.push(format!("{:9}{:11}  -> {}", "", "", table::printable(&next))),
+    }
+    lines
 }
 
 /// # Errors
@@ -149,12 +163,8 @@ async fn examine(api: &Api) -> Result<Report, Failure> {
     about_stats(&mut report, &api.get("/v2/stats").await?);
     match api.get("/v2/keys").await {
         Ok(keys) => about_keys(&mut report, &keys),
-        Err(failure) => report.say(
-            Grade::Skipped,
-            "keys",
-            failure.to_string(),
-            "with a token of the scope write the members' keys are compared",
-        ),
+        // It says itself what would help: a token, or a key.
+        Err(failure) => report.say(Grade::Skipped, "keys", failure.to_string(), ""),
     }
     Ok(report)
 }
