@@ -407,7 +407,7 @@ async fn what_runs_no_member_is_registered_in_the_catalog() {
         "Service": {"ID": "db-1", "Service": "db", "Port": 5432},
         "Check": {"CheckID": "db", "Name": "db", "Status": "passing", "ServiceID": "db-1"},
     });
-    a.put("/v1/catalog/register", registration).await;
+    a.put("/v1/catalog/register", registration.clone()).await;
     let there =
         b.until("/v1/health/service/db?passing", |entries| !entries.as_array().unwrap().is_empty()).await.json();
     assert_eq!((&there[0]["Node"]["Node"], &there[0]["Service"]["ID"]), (&json!("rds"), &json!("db-1")));
@@ -416,6 +416,10 @@ async fn what_runs_no_member_is_registered_in_the_catalog() {
     assert_eq!(node["Services"]["db-1"]["Port"], 5432);
     assert_eq!(b.get("/v1/catalog/nodes").await.json().as_array().unwrap().len(), 3);
     assert!(a.get("/v1/agent/services").await.json().as_object().unwrap().is_empty(), "it is not of this agent");
+    let mut broken = registration;
+    broken["Check"]["Status"] = json!("critical");
+    a.put("/v1/catalog/register", broken).await;
+    b.until("/v1/health/service/db?passing", |entries| entries.as_array().unwrap().is_empty()).await;
     a.put("/v1/catalog/deregister", json!({"Node": "rds", "ServiceID": "db-1"})).await;
     b.until("/v1/catalog/services", |names| names.as_object().unwrap().is_empty()).await;
 }

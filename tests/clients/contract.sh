@@ -31,5 +31,5 @@ cd "$work"
 "$kept/schemathesis/bin/schemathesis" run "http://127.0.0.1:$port/v2/openapi.json" --url "http://127.0.0.1:$port" \
     --wait-for-schema 30 --exclude-path /v2/leave --exclude-path /v2/drain --exclude-path /v2/events \
     --checks all --exclude-checks positive_data_acceptance --max-examples "${EXAMPLES:-30}" --seed "${SEED:-1}" \
-    --request-timeout 20
+    --request-timeout 70
 kill -0 "$node"

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::fields::{INSTANCES, NODES, ROWS, Sieve};
 use super::register;
 use super::shape::{Entry, Instanced, Node, Row, Shapes};
+use crate::check::{Check, Kind, Outcome};
 use crate::door::body::Body;
 use crate::door::desk::Desk;
 use crate::door::index::Subject;
@@ -146,8 +147,14 @@ pub(super) async fn register(
     Said(said): Said,
 ) -> Result<Response, Refusal> {
     let ask = desk.ask(query.as_deref())?;
-    for offer in register::catalog(&desk, Body::of(&said)?)? {
-        desk.offers.register(offer, Existing::Replace).await?;
+    let offer = register::catalog(&desk, Body::of(&said)?)?;
+    // Registered anew, a check keeps its level; but this one has no other way to hear of another.
+    let told =
+        |check: &Check| (check.kind == Kind::Told && !check.id.is_empty()).then(|| (check.id.clone(), check.initial));
+    let words: Vec<_> = offer.checks.iter().filter_map(told).collect();
+    desk.offers.register(offer, Existing::Replace).await?;
+    for (check, level) in words {
+        desk.offers.tell(&check, Outcome::new(level, "")).await?;
     }
     Ok(ask.local(&true))
 }

@@ -30,7 +30,7 @@ pub(super) fn service(desk: &Desk, body: Body<'_>) -> Result<Offer, Refusal> {
 }
 
 /// What a registration in the catalog offers: on our own node an instance of ours, on another one an external one.
-pub(super) fn catalog(desk: &Desk, body: Body<'_>) -> Result<Vec<Offer>, Refusal> {
+pub(super) fn catalog(desk: &Desk, body: Body<'_>) -> Result<Offer, Refusal> {
     let node = body.text("node")?.ok_or_else(|| Refusal::bad("Node is missing"))?;
     let address = body.text("address")?;
     let Some(said) = body.object("service")? else {
@@ -62,7 +62,7 @@ pub(super) fn catalog(desk: &Desk, body: Body<'_>) -> Result<Vec<Offer>, Refusal
         }
         offer.checks.push(named(check, said)?);
     }
-    Ok(vec![offer])
+    Ok(offer)
 }
 
 fn instance(desk: &Desk, body: Body<'_>, name: &str, node: Option<&str>) -> Result<Instance, Refusal> {
