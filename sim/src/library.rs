@@ -12,6 +12,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("cold-start-2000", include_str!("../scenarios/cold-start-2000.toml")),
     ("crashes", include_str!("../scenarios/crashes.toml")),
     ("day-long-partition", include_str!("../scenarios/day-long-partition.toml")),
+    ("deaf-pair", include_str!("../scenarios/deaf-pair.toml")),
     ("disk-full", include_str!("../scenarios/disk-full.toml")),
     ("drains", include_str!("../scenarios/drains.toml")),
     ("duplicate-and-reorder", include_str!("../scenarios/duplicate-and-reorder.toml")),
@@ -44,6 +45,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("start-up-split", include_str!("../scenarios/start-up-split.toml")),
     ("ten-crashes-of-1000", include_str!("../scenarios/ten-crashes-of-1000.toml")),
     ("three-two-split", include_str!("../scenarios/three-two-split.toml")),
+    ("throttled", include_str!("../scenarios/throttled.toml")),
 ];
 
 /// The text of a scenario of the library.
