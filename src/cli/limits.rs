@@ -130,6 +130,7 @@ fn all() -> Vec<Limit> {
         number tidings::door::GONE_MAX, "services that are gone whose index is remembered";
         number tidings::door::auth::TOKENS_MAX, "tokens of the HTTP interface";
         number tidings::door::auth::TOKEN_FILE_BYTES_MAX, "bytes of their file";
+        number tidings::door::auth::TOKEN_BYTES_MAX, "bytes of one of them";
     };
     // Taken apart, so that a new one cannot be forgotten here.
     let StreamLimits {
