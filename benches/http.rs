@@ -1,5 +1,5 @@
-//! What the HTTP interface costs: ten thousand long polls (the memory above idle, how fast a change wakes those who wait
-//! for it, and that it wakes nobody else), and requests a second for a service of ten instances.
+//! What the HTTP interface costs: ten thousand long polls (the memory above idle, how fast a change wakes those who
+//! wait for it, and that it wakes nobody else), and requests a second for a service of ten instances.
 //!
 //! The agent is the command itself, in a process of its own; the clients are plain sockets in this one. Needs 21,000
 //! descriptors. `cargo bench --bench http`.

@@ -369,6 +369,13 @@ async fn nothing_is_served_to_other_machines_or_to_web_pages_by_mistake() {
     let page = [("origin", "http://evil.example"), ("content-type", "text/plain")];
     assert_eq!(a.send("POST", "/v2/leave", &page, "").await.status, 403);
     assert_eq!(a.get("/v2/members").await.status, 200);
+    let mut shared = plan();
+    shared.tokens = Some(Tokens::parse(&format!("anonymous write\n{WRITER} write")).unwrap());
+    let b = agent_as("b", &[], shared).await;
+    assert_eq!(b.send("POST", "/v2/leave", &page, "").await.status, 403, "a page is nobody, but not anybody");
+    assert_eq!(b.send("GET", "/v2/members", &[("host", "evil.example")], "").await.status, 403);
+    assert_eq!(b.get("/v2/members").await.status, 200);
+    assert_eq!(b.send("GET", "/v2/members", &[page[0], ("x-consul-token", WRITER)], "").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

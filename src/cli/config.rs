@@ -132,7 +132,7 @@ pub(super) fn effective(command: &Command, matches: &ArgMatches, file: &File) ->
         let id = setting.get_id().as_str();
         let of = if node.try_contains_id(id).is_ok() { node } else { matches };
         let raw = of.get_raw(id).into_iter().flatten();
-        let values: Vec<_> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
+        let values: Vec<_> = raw.map(|value| without_secrets(&key(setting), &value.to_string_lossy())).collect();
         let is_hidden = values.is_empty() || is_secret(setting);
         let value = (!is_hidden).then(|| values.join(if key(setting) == "service" { "\n" } else { "," }));
         let mut shown = Setting::new(key(setting), value);
@@ -140,6 +140,16 @@ pub(super) fn effective(command: &Command, matches: &ArgMatches, file: &File) ->
         shown
     };
     settings(command).iter().map(shown).collect()
+}
+
+/// A value as others may see it: checks may have passwords in their headers, and commands in their arguments.
+fn without_secrets(key: &str, value: &str) -> String {
+    match value.split_once("check=") {
+        Some((before, _)) if key == "service" => format!("{before}check=..."),
+        _ if key == "check" => "...".to_owned(),
+        _ if value.starts_with("exec:") => "exec:...".to_owned(),
+        _ => value.to_owned(),
+    }
 }
 
 /// The commands that run a member, and so have its settings.
@@ -662,6 +672,15 @@ mod tests {
     fn parsed(text: &str) -> Result<File, String> {
         parse_file(Path::new("t.toml"), text, &settings(&command()))
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn what_is_shown_of_the_settings_holds_no_secret_of_a_check_or_a_command() {
+        let service = r#"name=web,addr=h:80,check=http://h "header=Authorization: s3cret""#;
+        assert_eq!(without_secrets("service", service), "name=web,addr=h:80,check=...");
+        assert_eq!(without_secrets("check", "http://user:s3cret@h"), "...");
+        assert_eq!(without_secrets("join", "exec:find --password s3cret"), "exec:...");
+        assert_eq!(without_secrets("join", "seed:7900"), "seed:7900");
     }
 
     #[test]

@@ -171,6 +171,8 @@ fn spawn(words: &[OsString]) -> std::io::Result<Child> {
     if !std::io::stdin().is_terminal() {
         command.process_group(0);
     }
+    // They are the agent's, not the command's.
+    command.env_remove("TIDINGS_KEY").env_remove("TIDINGS_HTTP_TOKEN");
     command.args(arguments).kill_on_drop(true).spawn()
 }
 

@@ -174,12 +174,12 @@ impl Tokens {
     }
 }
 
-/// The mode of a file that its group or the world can read.
+/// The mode of a file that its group or the world can read or write.
 #[cfg(unix)]
 fn readable_by_others(metadata: &std::fs::Metadata) -> Option<u32> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = metadata.permissions().mode() & 0o777;
-    (mode & 0o044 != 0).then_some(mode)
+    (mode & 0o066 != 0).then_some(mode)
 }
 
 #[cfg(not(unix))]

@@ -71,10 +71,13 @@ fn check(desk: &Desk, request: &Request) -> Result<(), Refusal> {
     if path == "/livez" || path == "/readyz" {
         return Ok(());
     }
-    check_page(desk, request)?;
-    let Some(tokens) = &desk.tokens else { return Ok(()) };
     let query = Query::parse(request.uri().query())?;
     let token = token(request.headers(), &query);
+    // A page knows no token.
+    if token.is_none() || desk.tokens.is_none() {
+        check_page(desk, request)?;
+    }
+    let Some(tokens) = &desk.tokens else { return Ok(()) };
     let needed = needed(request.method(), path);
     match tokens.scope(token) {
         Some(scope) if scope >= needed => Ok(()),
@@ -106,16 +109,13 @@ fn token<'a>(headers: &'a HeaderMap, query: &'a Query<'_>) -> Option<&'a str> {
     given.into_iter().flatten().find(|token| !token.is_empty())
 }
 
-/// Keeps pages of others, which a browser on this machine shows, from using an agent that asks for no token: they may
+/// Keeps pages of others, which a browser on this machine shows, from using what an agent lets anybody do: they may
 /// send simple requests anywhere, and point a name of their own at this address.
 fn check_page(desk: &Desk, request: &Request) -> Result<(), Refusal> {
-    if desk.tokens.is_some() {
-        return Ok(());
-    }
     let headers = request.headers();
     let of = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = of(header::HOST).or(request.uri().authority().map(axum::http::uri::Authority::as_str));
-    if desk.addr.ip().is_loopback()
+    if desk.addr.ip().to_canonical().is_loopback()
         && let Some(host) = host
         && !is_local_name(host)
     {

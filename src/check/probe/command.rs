@@ -31,6 +31,8 @@ pub(super) async fn run(line: &CommandLine) -> Result<Outcome, NotRun> {
 
 async fn wait(line: &CommandLine, printed: &mut Vec<u8>) -> std::io::Result<ExitStatus> {
     let mut command = Command::new(&line.program);
+    // They are the agent's, not the command's.
+    command.env_remove("TIDINGS_KEY").env_remove("TIDINGS_HTTP_TOKEN");
     command.args(&line.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
     let _group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));

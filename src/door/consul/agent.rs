@@ -433,10 +433,8 @@ pub(super) async fn join(State(desk): State<Arc<Desk>>, Path(address): Path<Stri
 }
 
 pub(super) async fn leave(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
-    match desk.registry.drain(desk.drain_timeout).await {
-        Ok(_) => Ok(done()),
-        Err(error) => Err(error.reason.into()),
-    }
+    native::drain_all(&desk, desk.drain_timeout).await?;
+    Ok(done())
 }
 
 pub(super) async fn force_leave(State(desk): State<Arc<Desk>>, Path(node): Path<String>) -> Result<Response, Refusal> {

@@ -152,7 +152,7 @@ pub(super) async fn register(
     let told =
         |check: &Check| (check.kind == Kind::Told && !check.id.is_empty()).then(|| (check.id.clone(), check.initial));
     let words: Vec<_> = offer.checks.iter().filter_map(told).collect();
-    desk.offers.register(offer, Existing::Replace).await?;
+    desk.offers.register(offer, Existing::KeepChecks).await?;
     for (check, level) in words {
         desk.offers.tell(&check, Outcome::new(level, "")).await?;
     }

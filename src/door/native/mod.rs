@@ -26,7 +26,7 @@ use super::index::Subject;
 use super::refusal::{Refusal, with_type};
 use crate::peer::{Member, NodeId};
 use crate::record::Endpoint;
-use crate::registry::{ForgetError, Target};
+use crate::registry::{Drained, ForgetError, Target};
 use crate::view::{Reader, Service, Status};
 
 /// The contract.
@@ -144,22 +144,7 @@ async fn all_metrics(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal>
 pub(super) async fn figures(desk: &Desk) -> Result<BTreeMap<&'static str, u64>, Refusal> {
     let stats = desk.registry.stats().await?;
     let offers = desk.offers.stats();
-    let of_offers = [
-        ("offers_instances", offers.instances),
-        ("offers_checks", offers.checks),
-        ("offers_checks_critical", offers.checks_critical),
-        ("offers_results", offers.results),
-        ("offers_results_critical", offers.results_critical),
-        ("offers_level_changes", offers.level_changes),
-        ("offers_held_down", offers.held_down),
-        ("offers_ttl_expired", offers.ttl_expired),
-        ("offers_deregistered_critical", offers.deregistered_critical),
-        ("offers_publish_retries", offers.publish_retries),
-        ("offers_limited", offers.limited),
-        ("offers_saves", offers.saves),
-        ("offers_saves_failed", offers.saves_failed),
-    ];
-    Ok(stats.each().chain(of_offers).chain(desk.each()).collect())
+    Ok(stats.each().chain(offers.each()).chain(desk.each()).collect())
 }
 
 /// Every figure as Prometheus reads it.
@@ -220,6 +205,16 @@ async fn addresses(desk: &Desk, targets: &[Cow<'_, str>]) -> Result<Vec<SocketAd
         );
     }
     Ok(all)
+}
+
+/// Drains to the end, also when whoever asked for it is gone meanwhile: a drain that is dropped leaves the member
+/// draining for ever.
+pub(super) async fn drain_all(desk: &Arc<Desk>, timeout: Duration) -> Result<Drained, Refusal> {
+    let desk = Arc::clone(desk);
+    let drained = tokio::spawn(async move { desk.registry.drain(timeout).await }).await;
+    let drained = drained
+        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the drain was cut off: {error}")))?;
+    drained.map_err(|error| error.reason.into())
 }
 
 /// Joins through these too. Gives those of their addresses where a member is known in the end.

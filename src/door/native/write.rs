@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::read::one_offer;
 use super::shape::millis;
-use super::{JOIN_WAIT, addresses, join_addresses};
+use super::{JOIN_WAIT, addresses, drain_all, join_addresses};
 use crate::check::{Alias, Check, Grpc, Http, Kind, Level, Outcome, Tls, Udp};
 use crate::door::desk::Desk;
 use crate::door::refusal::{Refusal, SCHEMA_VERSION, Said, json as answer};
@@ -354,8 +354,7 @@ pub(super) async fn tell(
 
 pub(super) async fn drain(State(desk): State<Arc<Desk>>, Said(said): Said) -> Result<Response, Refusal> {
     let timeout = drain_timeout(&desk, said)?;
-    let drained = desk.registry.drain(timeout).await.map_err(|error| Refusal::from(error.reason))?;
-    Ok(ok(&drained_as(&drained)))
+    Ok(ok(&drained_as(&drain_all(&desk, timeout).await?)))
 }
 
 fn drained_as(drained: &Drained) -> Value {
