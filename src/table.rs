@@ -402,9 +402,13 @@ impl Table {
         Merge::New { before, after }
     }
 
-    /// The owner itself is about to tell its whole set: what it says is so, whatever was withdrawn before.
-    pub(crate) fn reopen(&mut self, owner: Owner) {
-        if let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch) {
+    /// The owner itself is about to tell its whole set: what it says is so, whatever was withdrawn before. What it said
+    /// before it withdrew may come late: it is as old as its watermark (of a set in pieces that is known with the last).
+    pub(crate) fn reopen(&mut self, whole: &Delta) {
+        let owner = whole.owner;
+        if let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch)
+            && (whole.more || whole.watermark >= owned.floor)
+        {
             owned.floor = 0;
         }
     }
@@ -726,6 +730,24 @@ mod tests {
         let mut behind = table(&[live("k", 1), live("a", 2)]);
         apply(&mut behind, &joined.delta(OWNER.id, OWNER.epoch, 2, false, usize::MAX).expect("news"));
         assert_eq!(behind.fingerprint(), ahead.fingerprint());
+    }
+
+    #[test]
+    fn what_the_owner_said_before_it_withdrew_brings_nothing_back_when_it_comes_late() {
+        let said = table(&[live("k", 1), live("a", 2)]);
+        let late = said.delta(OWNER.id, OWNER.epoch, 0, true, usize::MAX).expect("all");
+        let now = table(&[live("k", 1), live("a", 2), gone("a", 3)]);
+        let mut told = table(&[live("k", 1), live("a", 2), gone("a", 3)]);
+        // A whole set holds no tombstones.
+        apply(&mut told, &now.delta(OWNER.id, OWNER.epoch, 0, true, usize::MAX).expect("all"));
+        told.reopen(&late);
+        apply(&mut told, &late);
+        assert!(told.content(OWNER.id, &"a".into()).is_none());
+        let again = table(&[live("k", 1), live("a", 4)]);
+        let newer = again.delta(OWNER.id, OWNER.epoch, 0, true, usize::MAX).expect("all");
+        told.reopen(&newer);
+        apply(&mut told, &newer);
+        assert!(told.content(OWNER.id, &"a".into()).is_some());
     }
 
     #[test]

@@ -536,7 +536,7 @@ impl Node {
         let mut brought = false;
         let mut is_complete = true;
         if delta.is_whole && from.id == owner.id {
-            self.table.reopen(owner);
+            self.table.reopen(&delta);
         }
         // The owner's own record comes first: it may bring a new life, without which the others are not let in.
         let (own, others): (Vec<_>, Vec<_>) = delta.records.iter().partition(|record| record.key.is_member());
