@@ -403,7 +403,7 @@ impl Table {
     }
 
     /// The owner itself is about to tell its whole set: what it says is so, whatever was withdrawn before. What it said
-    /// before it withdrew may come late: it is as old as its watermark (of a set in pieces that is known with the last).
+    /// before it withdrew may come late, and is as old as its watermark: of a set in pieces that of the last.
     pub(crate) fn reopen(&mut self, whole: &Delta) {
         let owner = whole.owner;
         if let Some(owned) = self.owners.get_mut(owner.id).filter(|o| o.epoch == owner.epoch)
