@@ -133,8 +133,7 @@ pub(super) fn effective(command: &Command, matches: &ArgMatches, file: &File) ->
         let of = if node.try_contains_id(id).is_ok() { node } else { matches };
         let raw = of.get_raw(id).into_iter().flatten();
         let values: Vec<_> = raw.map(|value| without_secrets(&key(setting), &value.to_string_lossy())).collect();
-        let is_hidden = values.is_empty() || is_secret(setting);
-        let value = (!is_hidden).then(|| values.join(if key(setting) == "service" { "\n" } else { "," }));
+        let value = (!values.is_empty()).then(|| values.join(if key(setting) == "service" { "\n" } else { "," }));
         let mut shown = Setting::new(key(setting), value);
         shown.origin = Some(origin(setting, of, file));
         shown
@@ -255,11 +254,6 @@ fn is_list(setting: &Arg) -> bool {
 
 fn is_switch(setting: &Arg) -> bool {
     matches!(setting.get_action(), ArgAction::SetTrue)
-}
-
-/// Secrets are told to clap by `hide_env_values`: what must not be in the help must not be anywhere.
-fn is_secret(setting: &Arg) -> bool {
-    setting.is_hide_env_values_set()
 }
 
 fn with_default(setting: Arg, values: Vec<String>) -> Arg {
@@ -637,7 +631,6 @@ fn line(setting: &Arg, matches: &ArgMatches) -> String {
     let quoted = |value: &String| serde_json::to_string(value).expect("text is always written");
     match values.as_slice() {
         [] if !is_switch(setting) => format!("# {key} is not set"),
-        _ if is_secret(setting) => format!("# {key} is set"),
         [] => format!("{key} = false"),
         [value] if is_switch(setting) => format!("{key} = {value}"),
         values if is_list(setting) => format!("{key} = [{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", ")),

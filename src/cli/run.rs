@@ -13,7 +13,9 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
 use super::check;
+use super::client::TOKEN_VARIABLE;
 use super::exit::{Exit, Failure};
+use super::keys::KEY_VARIABLE;
 use super::node::{self, Agent};
 use super::notify::Notify;
 
@@ -172,7 +174,7 @@ fn spawn(words: &[OsString]) -> std::io::Result<Child> {
         command.process_group(0);
     }
     // They are the agent's, not the command's.
-    command.env_remove("TIDINGS_KEY").env_remove("TIDINGS_HTTP_TOKEN");
+    command.env_remove(KEY_VARIABLE).env_remove(TOKEN_VARIABLE);
     command.args(arguments).kill_on_drop(true).spawn()
 }
 

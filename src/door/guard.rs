@@ -119,13 +119,13 @@ fn check_page(desk: &Desk, request: &Request) -> Result<(), Refusal> {
         && let Some(host) = host
         && !is_local_name(host)
     {
-        let text = format!("the host {host:?} is not this agent's: without tokens it is asked by address or localhost");
+        let text = format!("the host {host:?} is not this agent's: without a token, ask by address or localhost");
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
     if let Some(origin) = of(header::ORIGIN)
         && origin.split_once("://").map(|(_, of)| of) != host
     {
-        let text = format!("a web page of {origin:?} cannot use an agent that asks for no token");
+        let text = format!("a web page of {origin:?} cannot use an agent without a token");
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
     Ok(())

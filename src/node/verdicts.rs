@@ -237,7 +237,12 @@ impl Node {
     }
 
     fn may_refute(&self, now: Time) -> bool {
-        let is_held = self.own.finding == Finding::Lossy && now.since(self.accused) < LOSSY_HELD;
+        let is_held = match self.own.finding {
+            // A life that is over is not refuted, the next one begins.
+            finding if finding.ends_life() => true,
+            Finding::Lossy => now.since(self.accused) < LOSSY_HELD,
+            _ => false,
+        };
         !is_held && !self.own.is_damped(now)
     }
 

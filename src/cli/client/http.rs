@@ -25,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The variable that holds a token. No option does: the arguments of a process are for everybody to see.
-pub(super) const TOKEN_VARIABLE: &str = "TIDINGS_HTTP_TOKEN";
+pub(in crate::cli) const TOKEN_VARIABLE: &str = "TIDINGS_HTTP_TOKEN";
 
 /// The header that numbers a state, for waiting until there is a newer one.
 const INDEX: &str = "x-tidings-index";

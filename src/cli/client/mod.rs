@@ -11,6 +11,7 @@ mod top;
 mod wish;
 mod write;
 
+pub(super) use http::TOKEN_VARIABLE;
 use std::io::IsTerminal as _;
 
 use serde_json::Value;
