@@ -12,6 +12,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("cold-start-2000", include_str!("../scenarios/cold-start-2000.toml")),
     ("crashes", include_str!("../scenarios/crashes.toml")),
     ("day-long-partition", include_str!("../scenarios/day-long-partition.toml")),
+    ("dead-deaf-lossy", include_str!("../scenarios/dead-deaf-lossy.toml")),
     ("deaf-pair", include_str!("../scenarios/deaf-pair.toml")),
     ("disk-full", include_str!("../scenarios/disk-full.toml")),
     ("drains", include_str!("../scenarios/drains.toml")),
