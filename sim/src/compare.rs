@@ -13,7 +13,7 @@ pub const RATIO_MAX: f64 = 1.4;
 const PAIRS: &[(&str, &str, &str)] = &[
     ("join", "the last view is complete", "joined_ms"),
     ("change", "the last of the others tells it", "last_sees_ms"),
-    ("crash", "the last of the others tells it", "last_tells_ms"),
+    ("crash", "killed: the last of the others tells it", "last_tells_ms"),
     ("leave", "the last of the others drops it", "dropped_ms"),
 ];
 
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_compared_is_an_error() {
-        let real = |p50| [found("crash", 20, "the last of the others tells it", p50)];
+        let real = |p50| [found("crash", 20, "killed: the last of the others tells it", p50)];
         let simulated = [found("crash", 20, "last_tells_ms", Some(5.0))];
         let wrong =
             |real: &[Found], simulated: &[Found]| Comparison::new(real, simulated).expect_err("it makes no comparison");
