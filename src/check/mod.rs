@@ -6,6 +6,7 @@
 mod judge;
 mod probe;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -407,10 +408,10 @@ impl Kind {
     }
 }
 
-/// An HTTP request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// An HTTP request. Its `Debug` shows no secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Http {
-    /// The `http://` or `https://` address.
+    /// The `http://` or `https://` address. A user and password in it are sent as `Authorization`, and never shown.
     pub url: String,
     /// The method; `GET` unless given.
     pub method: String,
@@ -419,6 +420,10 @@ pub struct Http {
     /// The body.
     pub body: String,
     /// Whether a redirection is followed, ten times at most; it is critical otherwise. True unless given.
+    ///
+    /// Another scheme, host or port is another server: as curl does it, it is told neither the user and password of
+    /// the address nor the headers `Authorization`, `Cookie`, `Proxy-Authorization` and `Host`. Other headers and the
+    /// body go along. A user and password in a redirection's own address are not used.
     pub follows_redirects: bool,
     /// How the server is known.
     pub tls: Tls,
@@ -437,10 +442,15 @@ impl Http {
         }
     }
 
+    /// The address as everybody may see it: without user and password.
+    pub fn shown_url(&self) -> Cow<'_, str> {
+        without_user(&self.url)
+    }
+
     fn check(&self) -> Result<(), CheckError> {
         bytes("url", &self.url, CHECK_TEXT_BYTES_MAX)?;
         if !["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme)) {
-            let value = self.url.chars().take(64).collect();
+            let value = self.shown_url().chars().take(64).collect();
             return Err(CheckError::Value { what: "url", value, allowed: "http://... or https://..." });
         }
         let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -463,6 +473,30 @@ impl Http {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("url", &self.shown_url())
+            .field("method", &self.method)
+            .field("headers", &self.headers.keys())
+            .field("body_bytes", &self.body.len())
+            .field("follows_redirects", &self.follows_redirects)
+            .field("tls", &self.tls)
+            .finish()
+    }
+}
+
+/// A URL with three dots in the place of the user and password in it.
+pub(crate) fn without_user(url: &str) -> Cow<'_, str> {
+    let start = url.find("://").map_or(0, |colon| colon + 3);
+    let (scheme, rest) = url.split_at(start);
+    let authority = rest.find(['/', '?', '#', '\\']).map_or(rest, |end| &rest[..end]);
+    match authority.rfind('@') {
+        Some(at) => Cow::Owned(format!("{scheme}...{}", &rest[at..])),
+        None => Cow::Borrowed(url),
     }
 }
 
@@ -642,6 +676,29 @@ mod tests {
         assert_eq!(outcome.output.len(), OUTPUT_BYTES_MAX);
         let outcome = Outcome::passing(format!("x{}", "ä".repeat(OUTPUT_BYTES_MAX)));
         assert_eq!(outcome.output.len(), OUTPUT_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_never_shown() {
+        for (url, shown) in [
+            ("http://user:secret@h:80/a?b", "http://...@h:80/a?b"),
+            ("https://secret@h", "https://...@h"),
+            ("http://a:secret@b:secret@h/x@y", "http://...@h/x@y"),
+            ("http://h/a@b", "http://h/a@b"),
+            ("http://h?to=a@b", "http://h?to=a@b"),
+            ("user:secret@h", "...@h"),
+            ("/a@b", "/a@b"),
+            ("no address", "no address"),
+        ] {
+            assert_eq!(without_user(url), shown);
+        }
+        let mut http = Http::new("http://user:secret@h/");
+        http.headers.insert("Authorization".into(), vec!["Bearer secret".into()]);
+        http.body = "secret".into();
+        let shown = format!("{:?}", Check::new(Kind::Http(http)));
+        assert!(!shown.contains("secret") && shown.contains("Authorization"), "{shown}");
+        let wrong = Check::http("ftp://user:secret@h/").check().unwrap_err().to_string();
+        assert!(!wrong.contains("secret"), "{wrong}");
     }
 
     #[test]

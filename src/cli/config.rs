@@ -737,7 +737,8 @@ mod tests {
         assert_eq!(checks(0).len(), 1);
         let [http, command] = &checks(1)[..] else { panic!("two checks") };
         assert_eq!((http.interval, http.kind.as_str()), (Duration::from_secs(2), "http"));
-        assert!(format!("{:?}", http.kind).contains("b c") && format!("{:?}", http.kind).contains("x,y"));
+        let tidings::check::Kind::Http(asked) = &http.kind else { panic!("an HTTP check") };
+        assert_eq!((asked.url.as_str(), asked.headers["A"][0].as_str()), ("http://h/x,y", "b c"));
         assert!(format!("{:?}", command.kind).contains("\"a b\""));
         let error = parsed("[[service]]\nname = \"w\"\naddr = \"h:1\"\n[[service.check]]\ntarget = \"tcp:h\"\n");
         assert!(error.unwrap_err().contains("tcp \"h\" is not HOST:PORT"));

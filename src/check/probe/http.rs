@@ -6,7 +6,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
 use hyper::http::uri::{Scheme, Uri};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -14,13 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::{Fault, NotRun, tls};
-use crate::check::{Http, OUTPUT_BYTES_MAX, Outcome};
+use crate::check::{Http, OUTPUT_BYTES_MAX, Outcome, without_user};
 
 /// Redirections that are followed.
 const REDIRECTS_MAX: usize = 10;
 
+/// Headers that are for one server alone; curl keeps the same ones from others.
+const FOR_ONE_SERVER: [HeaderName; 4] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, HOST];
+
 pub(super) async fn probe(http: &Http) -> Result<Outcome, NotRun> {
-    let (method, url) = (&http.method, &http.url);
+    let (method, url) = (&http.method, http.shown_url());
     match follow(http).await {
         Ok((status, body)) => {
             let output = format!("HTTP {method} {url}: {status} Output: {}", String::from_utf8_lossy(&body));
@@ -38,15 +41,15 @@ pub(super) async fn probe(http: &Http) -> Result<Outcome, NotRun> {
 async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), Fault> {
     let mut uri: Uri = http.url.parse().map_err(|error| format!("the address is not right: {error}"))?;
     let mut method = Method::from_bytes(http.method.as_bytes()).map_err(|error| error.to_string())?;
-    let first = uri.authority().cloned();
+    let first = uri.clone();
     for _ in 0..=REDIRECTS_MAX {
-        // Another host is not told what was meant for this one.
-        let request = request(http, &uri, &method, uri.authority() == first.as_ref())?;
+        let request = request(http, &uri, &method, &first)?;
         let (status, location, body) = exchange(http, &uri, request).await?;
         let Some(location) = location.filter(|_| http.follows_redirects && is_redirect(status)) else {
             return Ok((status, body));
         };
-        uri = resolve(&uri, &location).ok_or_else(|| format!("{status} leads nowhere: {location:?}"))?;
+        uri = resolve(&uri, &location)
+            .ok_or_else(|| format!("{status} leads nowhere: {:?}", without_user(&location)))?;
         let asks_anew = status == StatusCode::SEE_OTHER
             || (method == Method::POST && matches!(status, StatusCode::FOUND | StatusCode::MOVED_PERMANENTLY));
         if asks_anew && method != Method::HEAD {
@@ -76,10 +79,25 @@ fn resolve(from: &Uri, location: &str) -> Option<Uri> {
     Uri::builder().scheme(from.scheme()?.clone()).authority(from.authority()?.clone()).path_and_query(path).build().ok()
 }
 
-fn request(http: &Http, uri: &Uri, method: &Method, is_for_us: bool) -> Result<Request<Full<Bytes>>, String> {
+/// The server that an address leads to: one that differs in any of these is another one.
+fn server(uri: &Uri) -> (bool, String, u16) {
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    (is_tls, uri.host().unwrap_or_default().to_ascii_lowercase(), port)
+}
+
+/// User and password of an address, and its host with the port.
+fn user_and_host(uri: &Uri) -> Option<(Option<&str>, &str)> {
+    let authority = uri.authority()?.as_str();
+    Some(authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host)))
+}
+
+/// The question for `uri`. What was meant for the server of the `first` address is not told another.
+fn request(http: &Http, uri: &Uri, method: &Method, first: &Uri) -> Result<Request<Full<Bytes>>, String> {
+    let is_for_us = server(uri) == server(first);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().ok_or("the address has no host")?;
-    let (user, host) = authority.as_str().rsplit_once('@').map_or((None, authority.as_str()), |(u, h)| (Some(u), h));
+    let (_, host) = user_and_host(uri).ok_or("the address has no host")?;
+    let user = user_and_host(first).and_then(|(user, _)| user).filter(|_| is_for_us);
     let body = if *method == Method::GET && http.method != "GET" { Bytes::new() } else { http.body.clone().into() };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method.clone();
@@ -95,7 +113,7 @@ fn request(http: &Http, uri: &Uri, method: &Method, is_for_us: bool) -> Result<R
     }
     for (name, values) in &http.headers {
         let name: HeaderName = name.parse().map_err(|error| format!("header {name:?}: {error}"))?;
-        if !is_for_us && [AUTHORIZATION, COOKIE, hyper::header::HOST].contains(&name) {
+        if !is_for_us && FOR_ONE_SERVER.contains(&name) {
             continue;
         }
         headers.remove(&name);
@@ -111,9 +129,8 @@ fn request(http: &Http, uri: &Uri, method: &Method, is_for_us: bool) -> Result<R
 type Answer = (StatusCode, Option<String>, Vec<u8>);
 
 async fn exchange(http: &Http, uri: &Uri, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let (is_tls, host, port) = server(uri);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, port)).await.map_err(|error| Fault::of(&error))?;
     let answer = if is_tls {
         let stream = tls::connect(&http.tls, host, stream, &[b"http/1.1"]).await?;
@@ -181,14 +198,21 @@ mod tests {
         let mut http = Http::new("http://user:secret@h/");
         http.headers.insert("Authorization".into(), vec!["Bearer x".into()]);
         http.headers.insert("X-Mine".into(), vec!["1".into(), "2".into()]);
-        let uri: Uri = http.url.parse().unwrap();
-        let ours = request(&http, &uri, &Method::GET, true).unwrap();
+        let first: Uri = http.url.parse().unwrap();
+        let to = |http: &Http, uri: &str| request(http, &uri.parse().unwrap(), &Method::GET, &first).unwrap();
+        let ours = to(&http, &http.url);
         assert_eq!(
             (&ours.headers()["host"], &ours.headers()["authorization"]),
             (&"h".parse().unwrap(), &"Bearer x".parse().unwrap())
         );
-        let other = request(&http, &"http://other/".parse().unwrap(), &Method::GET, false).unwrap();
-        assert!(!other.headers().contains_key("authorization"));
-        assert_eq!(other.headers().get_all("x-mine").iter().count(), 2);
+        for other in ["http://other/", "https://h/", "http://h:8080/", "http://thief:x@other/"] {
+            let other = to(&http, other);
+            assert!(!other.headers().contains_key("authorization"), "{other:?}");
+            assert_eq!(other.headers().get_all("x-mine").iter().count(), 2);
+        }
+        assert!(to(&http, "http://H:80/there").headers().contains_key("authorization"), "the same, written otherwise");
+        http.headers.remove("Authorization");
+        let basic = to(&http, "http://h/there").headers()["authorization"].clone();
+        assert_eq!(basic, "Basic dXNlcjpzZWNyZXQ=", "the user of the first address, as curl keeps it");
     }
 }

@@ -103,7 +103,7 @@ const UDP_SLACK: Duration = Duration::from_millis(50);
 
 fn what(kind: &Kind) -> String {
     match kind {
-        Kind::Http(http) => format!("HTTP {} {}", http.method, http.url),
+        Kind::Http(http) => format!("HTTP {} {}", http.method, http.shown_url()),
         Kind::Tcp { addr } => format!("TCP connect {addr}"),
         Kind::Udp(udp) => format!("UDP {}", udp.addr),
         Kind::Grpc(grpc) => format!("gRPC {}", grpc.addr),
