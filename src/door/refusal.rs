@@ -128,7 +128,9 @@ impl From<OfferError> for Refusal {
     fn from(error: OfferError) -> Self {
         let status = match &error {
             OfferError::Invalid(_) | OfferError::Check(_) | OfferError::IdChanged { .. } => StatusCode::BAD_REQUEST,
-            OfferError::NotTold { .. } | OfferError::NotForYou { .. } => StatusCode::BAD_REQUEST,
+            OfferError::NotTold { .. } | OfferError::NotForYou { .. } | OfferError::Reserved { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             OfferError::Refused(InputError::RecordTooLarge { .. }) => StatusCode::BAD_REQUEST,
             OfferError::UnknownInstance { .. } | OfferError::UnknownCheck { .. } => StatusCode::NOT_FOUND,
             OfferError::IdInUse { .. } | OfferError::CheckIdInUse { .. } => StatusCode::CONFLICT,

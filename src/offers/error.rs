@@ -57,6 +57,12 @@ pub enum OfferError {
         /// What it was changed to.
         after: Key,
     },
+    /// The metadata has a key that only says of external instances where they run.
+    #[error("the metadata key {key:?} is reserved: register the instance in the catalog, with its node")]
+    Reserved {
+        /// The key.
+        key: &'static str,
+    },
     /// Only the agent's own configuration may ask for such a check.
     #[error("a check of kind {kind} can only come from the agent's own configuration")]
     NotForYou {
@@ -100,12 +106,21 @@ impl OfferError {
         Self::UnknownCheck { id: id.chars().take(64).collect() }
     }
 
-    /// Whether trying again cannot help.
-    pub(super) fn is_final(&self) -> bool {
+    /// Whether the member takes nothing any more.
+    pub(super) fn is_end(&self) -> bool {
         matches!(
             self,
             Self::Refused(InputError::Draining | InputError::HasLeft) | Self::MemberStopped(_) | Self::Stopped
         )
+    }
+
+    /// Whether trying again cannot help.
+    pub(super) fn is_final(&self) -> bool {
+        let is_wrong = matches!(
+            self,
+            Self::Refused(InputError::RecordTooLarge { .. }) | Self::Invalid(_) | Self::IdChanged { .. }
+        );
+        is_wrong || self.is_end()
     }
 }
 

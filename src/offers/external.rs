@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::OfferError;
 use crate::record::{Instance, Key};
 
 /// The metadata that names the node of an external instance; there is none on others.
@@ -48,6 +49,25 @@ impl External {
             .with_meta(EXTERNAL_NODE, Arc::clone(&self.node))
             .with_meta(EXTERNAL_ADDRESS, Arc::clone(&self.address))
             .with_meta(EXTERNAL_ID, Arc::clone(&self.id))
+    }
+}
+
+/// What only [`External::mark`] writes.
+const MARKS: [&str; 3] = [EXTERNAL_NODE, EXTERNAL_ADDRESS, EXTERNAL_ID];
+
+/// Whether nobody else has written it: such an instance would pass for one of another node.
+pub(super) fn check_unmarked(instance: &Instance) -> Result<(), OfferError> {
+    match MARKS.into_iter().find(|mark| instance.meta.contains_key(*mark)) {
+        Some(key) => Err(OfferError::Reserved { key }),
+        None => Ok(()),
+    }
+}
+
+/// Whether it says the same after a change.
+pub(super) fn check_marks(before: &Instance, after: &Instance) -> Result<(), OfferError> {
+    match MARKS.into_iter().find(|mark| before.meta.get(*mark) != after.meta.get(*mark)) {
+        Some(key) => Err(OfferError::Reserved { key }),
+        None => Ok(()),
     }
 }
 

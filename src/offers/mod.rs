@@ -37,6 +37,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use crate::check::{Check, Outcome};
@@ -51,7 +52,7 @@ pub use self::error::OfferError;
 pub use self::external::{EXTERNAL_ADDRESS, EXTERNAL_ID, EXTERNAL_NODE, External};
 pub use self::kept::{OFFERS_BYTES_MAX, OFFERS_FORMAT};
 use self::runs::Runs;
-use self::state::State;
+use self::state::{Entry, State};
 pub use self::state::{LocalCheck, LocalInstance, Maintenance, OfferStats};
 
 /// Instances that an agent offers.
@@ -146,7 +147,8 @@ pub struct Offers {
 
 impl Offers {
     /// Begins to offer: what is kept in `data_dir`, and what is registered from now on. Needs a tokio runtime with
-    /// time and sockets, on which its checks run; must be the only one of its directory, which the member has locked.
+    /// time and sockets, on which its checks run, wherever they are asked for; must be the only one of its directory,
+    /// which the member has locked.
     ///
     /// # Errors
     /// The kept file cannot be read, or was written by a newer version; one that is damaged is set aside with a
@@ -172,8 +174,10 @@ impl Offers {
             keeper: data_dir.map(|dir| Keeper { dir, saved: tokio::sync::Mutex::new(0) }),
             changes: watch::Sender::new(0),
             due: Arc::default(),
+            runtime: Handle::current(),
         });
-        shared.publish_in_the_end(&ids).await;
+        // What a member cannot take is in the log, and costs no other.
+        let _ = shared.publish_in_the_end(&ids).await;
         shared.align_runs();
         tokio::spawn(keep_time(Arc::downgrade(&shared), Arc::clone(&shared.due)));
         Ok(Self { shared })
@@ -203,8 +207,18 @@ impl Offers {
         self.to_its_end(|shared| async move { shared.deregister(&id).await }).await
     }
 
+    /// The same, if the instance comes from there; one that somebody else has registered under its id meanwhile stays.
+    ///
+    /// # Errors
+    /// As for [`deregister`](Self::deregister); also [`OfferError::UnknownInstance`] for one that comes from elsewhere.
+    pub async fn deregister_from(&self, id: &Key, origin: Origin) -> Result<Arc<LocalInstance>, OfferError> {
+        let id = id.clone();
+        self.to_its_end(|shared| async move { shared.deregister_if(&id, |entry| entry.origin == origin).await }).await
+    }
+
     /// Withdraws an instance without losing a call: says that it is draining, waits until all members know that, a
-    /// moment longer for calls that are under way, and withdraws it; after `timeout` in any case.
+    /// moment longer for calls that are under way, and withdraws it; after `timeout` in any case. One that is
+    /// registered anew meanwhile is another, and stays.
     ///
     /// # Errors
     /// As for [`deregister`](Self::deregister).
@@ -250,8 +264,8 @@ impl Offers {
     /// Takes an instance out, or lets it in again.
     ///
     /// # Errors
-    /// [`OfferError::UnknownInstance`], [`OfferError::Invalid`] for a reason over its limit, and
-    /// [`OfferError::NotKept`].
+    /// [`OfferError::UnknownInstance`], [`OfferError::Invalid`] for a reason over its limit, [`OfferError::Refused`] if
+    /// the record would become too large with it, and [`OfferError::NotKept`]; but for that, nothing changed.
     pub async fn set_maintenance(&self, id: &Key, maintenance: Option<Maintenance>) -> Result<(), OfferError> {
         let id = id.clone();
         self.to_its_end(|shared| async move { shared.set_maintenance(Some(&id), maintenance).await }).await
@@ -260,7 +274,8 @@ impl Offers {
     /// Takes every instance of the member out, those that are registered later too, or lets them in again.
     ///
     /// # Errors
-    /// [`OfferError::Invalid`] for a reason over its limit, and [`OfferError::NotKept`].
+    /// [`OfferError::Invalid`] for a reason over its limit, [`OfferError::Refused`] if the record of an instance would
+    /// become too large with it, and [`OfferError::NotKept`]; but for that, nothing changed.
     pub async fn set_member_maintenance(&self, maintenance: Option<Maintenance>) -> Result<(), OfferError> {
         self.to_its_end(|shared| async move { shared.set_maintenance(None, maintenance).await }).await
     }
@@ -342,7 +357,8 @@ impl Offers {
         T: Send + 'static,
         F: Future<Output = Result<T, OfferError>> + Send + 'static,
     {
-        match tokio::spawn(operation(Arc::clone(&self.shared))).await {
+        // Not where it is asked for: a door's own threads end with the door.
+        match self.shared.runtime.spawn(operation(Arc::clone(&self.shared))).await {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -380,6 +396,8 @@ struct Shared {
     due: Arc<Notify>,
     runs: Mutex<Runs>,
     keeper: Option<Keeper>,
+    /// Where all of this runs.
+    runtime: Handle,
 }
 
 /// Where what is offered is kept.
@@ -421,7 +439,7 @@ impl Shared {
             }
             state.runs()
         };
-        runs.align(&self.me, wanted);
+        runs.align(&self.runtime, &self.me, wanted);
     }
 
     /// Writes down what is kept, if that is another than what is written down. Whoever waits here behind another finds
@@ -481,13 +499,26 @@ impl Shared {
     }
 
     /// Publishes, and tries again later if the others could not be told now.
-    async fn publish_in_the_end(&self, ids: &[Key]) {
+    ///
+    /// # Errors
+    /// The first change that the member will never take as it is.
+    async fn publish_in_the_end(&self, ids: &[Key]) -> Result<(), OfferError> {
         let mut guards = self.guards.lock().await;
+        self.publish_all(&mut guards, ids).await
+    }
+
+    /// The same, by whoever has the guards.
+    async fn publish_all(&self, guards: &mut Guards, ids: &[Key]) -> Result<(), OfferError> {
+        let mut refused = Ok(());
         for id in ids {
-            match self.publish(&mut guards, id).await {
+            match self.publish(guards, id).await {
                 Ok(()) => {}
                 // A member that drains or has left has told the others all that counts.
-                Err(error) if error.is_final() => {}
+                Err(error) if error.is_end() => {}
+                Err(error) if error.is_final() => {
+                    tracing::warn!(target: OFFERS_LOG, id = %id, %error, "a change cannot be told");
+                    refused = refused.and(Err(error));
+                }
                 Err(error) => {
                     tracing::warn!(target: OFFERS_LOG, id = %id, %error, "a change is not told yet; it is tried again");
                     self.state().retry(id, self.clock.now() + RETRY_AFTER);
@@ -495,9 +526,11 @@ impl Shared {
                 }
             }
         }
+        refused
     }
 
     async fn register(&self, mut offer: Offer, existing: Existing) -> Result<Arc<LocalInstance>, OfferError> {
+        external::check_unmarked(&offer.instance)?;
         if let Some(external) = &offer.external {
             offer.instance = external.mark(offer.instance);
         }
@@ -511,7 +544,7 @@ impl Shared {
         let mut guards = self.guards.lock().await;
         let before = self.change(|state| state.put(offer, existing, now, unix_ms()))?;
         if let Err(error) = self.publish(&mut guards, &id).await {
-            self.change(|state| state.put_back(&id, before));
+            self.change(|state| state.undo(&id, before));
             // As it was before, also where the member took the change and then could not say so.
             let _ = self.publish(&mut guards, &id).await;
             return Err(error);
@@ -522,29 +555,60 @@ impl Shared {
     }
 
     async fn deregister(&self, id: &Key) -> Result<Arc<LocalInstance>, OfferError> {
+        self.deregister_if(id, |_| true).await
+    }
+
+    /// Withdraws an instance that is such.
+    async fn deregister_if(
+        &self,
+        id: &Key,
+        is_such: impl FnOnce(&Entry) -> bool,
+    ) -> Result<Arc<LocalInstance>, OfferError> {
         let mut guards = self.guards.lock().await;
         let local = self.instance_now(id)?;
-        self.change(|state| state.remove(id));
-        self.publish(&mut guards, id).await?;
+        if !self.state().entries.get(id).is_some_and(is_such) {
+            return Err(OfferError::unknown(id));
+        }
+        self.withdraw(&mut guards, id).await?;
         drop(guards);
         self.save().await?;
         Ok(local)
     }
 
+    /// Withdraws an instance, and does not wait for the disk.
+    async fn withdraw(&self, guards: &mut Guards, id: &Key) -> Result<(), OfferError> {
+        self.change(|state| state.remove(id));
+        self.publish(guards, id).await
+    }
+
+    /// Withdraws an instance if a check of it has been critical for too long, still.
+    async fn withdraw_overdue(&self, id: &Key) {
+        let mut guards = self.guards.lock().await;
+        if !self.state().is_overdue(id, self.clock.now()) {
+            return;
+        }
+        tracing::warn!(target: OFFERS_LOG, id = %id, "withdrawn: a check was critical for too long");
+        self.state().count_deregistered();
+        if let Err(error) = self.withdraw(&mut guards, id).await {
+            tracing::warn!(target: OFFERS_LOG, id = %id, %error, "its withdrawal failed");
+        }
+    }
+
     async fn drain(&self, id: &Key, timeout: Duration) -> Result<DrainedOne, OfferError> {
         let began = self.clock.now();
-        {
+        let drained = {
             let mut guards = self.guards.lock().await;
             self.instance_now(id)?;
-            self.change(|state| state.set_draining(id));
+            let serial = self.change(|state| state.set_draining(id)).ok_or_else(|| OfferError::unknown(id))?;
             self.publish(&mut guards, id).await?;
-        }
+            serial
+        };
         let agreement = self.registry.agreed(1.0, timeout).await.map_err(OfferError::MemberStopped)?;
         if agreement.members > 1 {
             tokio::time::sleep(ON_THE_WAY.min(timeout)).await;
         }
-        // Whoever withdrew it meanwhile did what was wanted here.
-        match self.deregister(id).await {
+        // Whoever withdrew it meanwhile did what was wanted here, and whoever registered it anew wants that one.
+        match self.deregister_if(id, |entry| entry.serial == drained).await {
             Ok(_) | Err(OfferError::UnknownInstance { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -561,6 +625,7 @@ impl Shared {
             return Err(OfferError::IdChanged { before: id.clone(), after: after.id });
         }
         after.check()?;
+        external::check_marks(&before, &after)?;
         self.change(|state| state.say(after));
         if let Err(error) = self.publish(&mut guards, id).await {
             self.change(|state| state.say(before));
@@ -576,34 +641,46 @@ impl Shared {
         if let Some(maintenance) = &maintenance {
             maintenance.check()?;
         }
+        // Held before it is looked: what is withdrawn meanwhile would leave its maintenance behind, for the next one of
+        // its id.
+        let mut guards = self.guards.lock().await;
         if let Some(id) = id {
             self.instance_now(id)?;
         }
-        let ids: Vec<Key> = self.change(|state| {
-            state.set_maintenance(id, maintenance);
-            id.map_or_else(|| state.ids().collect(), |id| vec![id.clone()])
-        });
-        self.publish_in_the_end(&ids).await;
+        let (before, ids) = self.change(|state| (state.set_maintenance(id, maintenance), state.touched(id)));
+        if let Err(error) = self.publish_all(&mut guards, &ids).await {
+            self.change(|state| state.set_maintenance(id, before));
+            // Those that took it are let in again; the one that did not is as it was.
+            let _ = self.publish_all(&mut guards, &ids).await;
+            return Err(error);
+        }
+        drop(guards);
         self.save().await
     }
 
     async fn add_check(&self, of: Option<Key>, check: Check, origin: Origin) -> Result<Arc<LocalCheck>, OfferError> {
         let now = self.clock.now();
+        // Held before: a registration that is refused puts back what it found.
+        let mut guards = self.guards.lock().await;
         let (id, ids) = self.change(|state| {
             let id = state.add_check(of.as_ref(), check, origin, now, unix_ms())?;
             Ok::<_, OfferError>((id, state.touched(of.as_ref())))
         })?;
-        self.publish_in_the_end(&ids).await;
+        // No level makes a record larger, so that a refusal is in the log at the most.
+        let _ = self.publish_all(&mut guards, &ids).await;
+        drop(guards);
         self.save().await?;
         self.state().check(&id, now).ok_or_else(|| OfferError::UnknownCheck { id: id.to_string() })
     }
 
     async fn remove_check(&self, id: &Arc<str>) -> Result<(), OfferError> {
+        let mut guards = self.guards.lock().await;
         let ids = self.change(|state| {
             let of = state.remove_check(id)?;
             Ok::<_, OfferError>(state.touched(of.as_ref()))
         })?;
-        self.publish_in_the_end(&ids).await;
+        let _ = self.publish_all(&mut guards, &ids).await;
+        drop(guards);
         self.save().await
     }
 
@@ -628,7 +705,8 @@ impl Shared {
             self.changes.send_replace(state.revision);
             state.touched(heard.of.as_ref())
         };
-        self.publish_in_the_end(&ids).await;
+        // No level makes a record larger, so that a refusal is in the log at the most.
+        let _ = self.publish_in_the_end(&ids).await;
     }
 
     fn instance_now(&self, id: &Key) -> Result<Arc<LocalInstance>, OfferError> {
@@ -648,16 +726,13 @@ impl Shared {
             due
         };
         for id in &due.deregister {
-            tracing::warn!(target: OFFERS_LOG, id = %id, "withdrawn: a check was critical for too long");
-            self.state().count_deregistered();
-            if let Err(error) = self.deregister(id).await {
-                tracing::warn!(target: OFFERS_LOG, id = %id, %error, "its withdrawal failed");
-            }
+            self.withdraw_overdue(id).await;
         }
-        self.publish_in_the_end(&due.publish).await;
-        if let Some(me) = self.me.upgrade().filter(|_| due.save) {
+        // What cannot be told is in the log.
+        let _ = self.publish_in_the_end(&due.publish).await;
+        if let Some(me) = self.me.upgrade().filter(|_| due.save || !due.deregister.is_empty()) {
             // Beside: a slow disk must not make a check late. A failure is counted, and tried again.
-            tokio::spawn(async move { me.save().await.is_ok() });
+            self.runtime.spawn(async move { me.save().await.is_ok() });
         }
         self.state().next_due(self.clock.now(), unix_ms())
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -45,16 +46,21 @@ impl Drop for Run {
 }
 
 impl Runs {
-    /// Ends the tasks of checks that are gone or defined anew, and begins those of new ones.
-    pub(super) fn align(&mut self, shared: &Weak<Shared>, wanted: BTreeMap<Arc<str>, (u64, Arc<Check>)>) {
+    /// Ends the tasks of checks that are gone or defined anew, and begins those of new ones on this runtime.
+    pub(super) fn align(
+        &mut self,
+        runtime: &Handle,
+        shared: &Weak<Shared>,
+        wanted: BTreeMap<Arc<str>, (u64, Arc<Check>)>,
+    ) {
         self.tasks.retain(|id, run| wanted.get(id).is_some_and(|(serial, _)| *serial == run.serial));
         for (id, (serial, check)) in wanted {
             if check.kind.is_run() || matches!(check.kind, Kind::Alias(_)) {
                 self.tasks.entry(Arc::clone(&id)).or_insert_with(|| {
                     let reporter = Reporter { shared: Weak::clone(shared), id, serial };
                     let task = match &check.kind {
-                        Kind::Alias(alias) => tokio::spawn(follow(reporter, alias.clone())),
-                        _ => tokio::spawn(repeat(reporter, check)),
+                        Kind::Alias(alias) => runtime.spawn(follow(reporter, alias.clone())),
+                        _ => runtime.spawn(repeat(reporter, check)),
                     };
                     Run { serial, task }
                 });

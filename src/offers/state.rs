@@ -199,9 +199,26 @@ pub(super) struct Entry {
     pub(super) external: Option<External>,
     pub(super) warning_weight: Option<u32>,
     pub(super) checks: BTreeMap<Arc<str>, Checked>,
+    /// Another for every registration: what was begun with an earlier one is not done to this one.
+    pub(super) serial: u64,
     is_draining: bool,
     /// Whether all its checks have passed once.
     has_started: bool,
+}
+
+impl Entry {
+    /// Whether one of its checks has been critical for too long.
+    fn is_overdue(&self, now: Time) -> bool {
+        self.checks.values().any(|checked| checked.deregisters().is_some_and(|at| at <= now))
+    }
+}
+
+/// What an offer took the place of.
+#[derive(Debug)]
+pub(super) struct Before {
+    entry: Option<Entry>,
+    /// Kept checks that waited for it.
+    waiting: Option<Vec<KeptCheck>>,
 }
 
 /// What hearing a result did.
@@ -252,6 +269,11 @@ pub(super) struct State {
 impl State {
     pub(super) fn ids(&self) -> impl Iterator<Item = Key> {
         self.entries.keys().cloned()
+    }
+
+    /// Whether an instance is to be withdrawn, because a check of it has been critical for too long.
+    pub(super) fn is_overdue(&self, id: &Key, now: Time) -> bool {
+        self.entries.get(id).is_some_and(|entry| entry.is_overdue(now))
     }
 
     /// What an instance says of itself.
@@ -346,7 +368,7 @@ impl State {
         existing: Existing,
         now: Time,
         unix_ms: u64,
-    ) -> Result<Option<Entry>, OfferError> {
+    ) -> Result<Before, OfferError> {
         let id = offer.instance.id.clone();
         let before = self.entries.get(&id).cloned();
         match &before {
@@ -375,7 +397,8 @@ impl State {
         self.limit("checks", self.owners.len() - had + checks.len(), CHECKS_IN_ALL_MAX)?;
         let mut said = offer.instance;
         said.registered_at = before.as_ref().map_or(0, |before| before.said.registered_at);
-        for kept in self.waiting.remove(&id).unwrap_or_default() {
+        let waiting = self.waiting.remove(&id);
+        for kept in waiting.iter().flatten().cloned() {
             if !checks.contains_key(&kept.check.id) && !self.owners.contains_key(&kept.check.id) {
                 checks.insert(Arc::clone(&kept.check.id), self.restored(kept, now));
             }
@@ -386,12 +409,26 @@ impl State {
             external: offer.external,
             warning_weight: offer.warning_weight,
             checks,
+            serial: self.next_serial(),
             is_draining: false,
             has_started: false,
         };
         self.put_back(&id, Some(entry));
         self.note_start(&id);
-        Ok(before)
+        Ok(Before { entry: before, waiting })
+    }
+
+    /// Puts back what an offer took the place of.
+    pub(super) fn undo(&mut self, id: &Key, before: Before) {
+        self.put_back(id, before.entry);
+        if let Some(waiting) = before.waiting {
+            self.waiting.insert(id.clone(), waiting);
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
     }
 
     /// Puts an entry in the place of the one that is there, or removes that.
@@ -450,8 +487,8 @@ impl State {
             let checks = checks.into_iter().map(|kept| (Arc::clone(&kept.check.id), self.restored(kept, now)));
             let checks = checks.collect();
             let (said, origin) = (instance, Origin::Door);
-            let (is_draining, has_started) = (false, false);
-            let entry = Entry { said, origin, external, warning_weight, checks, is_draining, has_started };
+            let (serial, is_draining, has_started) = (self.next_serial(), false, false);
+            let entry = Entry { said, origin, external, warning_weight, checks, serial, is_draining, has_started };
             self.put_back(&id, Some(entry));
             self.note_start(&id);
         }
@@ -532,7 +569,7 @@ impl State {
     }
 
     fn fresh(&mut self, check: Check, origin: Origin, now: Time, unix_ms: u64) -> Checked {
-        self.serial += 1;
+        let serial = self.next_serial();
         let mut judge = Judge::new(&check);
         let mut output = Arc::from("");
         if let Kind::Unsupported { what } = &check.kind {
@@ -545,7 +582,7 @@ impl State {
         };
         let check = Arc::new(check);
         let critical_since = (judge.level() == Level::Critical).then_some(now);
-        let (serial, since_ms) = (self.serial, unix_ms);
+        let since_ms = unix_ms;
         Checked { check, origin, serial, judge, output, since_ms, checked_ms: None, expires, critical_since }
     }
 
@@ -574,19 +611,25 @@ impl State {
         }
     }
 
-    pub(super) fn set_draining(&mut self, id: &Key) {
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.is_draining = true;
-        }
+    /// Gives the serial of the registration that drains now.
+    pub(super) fn set_draining(&mut self, id: &Key) -> Option<u64> {
+        let entry = self.entries.get_mut(id)?;
+        entry.is_draining = true;
+        Some(entry.serial)
     }
 
-    pub(super) fn set_maintenance(&mut self, id: Option<&Key>, maintenance: Option<Maintenance>) {
-        match (id, maintenance) {
-            (None, maintenance) => self.member_maintenance = maintenance,
-            (Some(id), Some(maintenance)) => drop(self.maintenance.insert(id.clone(), maintenance)),
-            (Some(id), None) => drop(self.maintenance.remove(id)),
-        }
+    /// Gives what there was before.
+    pub(super) fn set_maintenance(
+        &mut self,
+        id: Option<&Key>,
+        maintenance: Option<Maintenance>,
+    ) -> Option<Maintenance> {
         self.next = None;
+        match (id, maintenance) {
+            (None, maintenance) => std::mem::replace(&mut self.member_maintenance, maintenance),
+            (Some(id), Some(maintenance)) => self.maintenance.insert(id.clone(), maintenance),
+            (Some(id), None) => self.maintenance.remove(id),
+        }
     }
 
     /// Gives the id of the check.
@@ -756,8 +799,7 @@ impl State {
             due.publish.extend(self.touched(heard.of.as_ref()));
         }
         self.end_maintenance(unix_ms, &mut due);
-        let is_over = |checked: &Checked| checked.deregisters().is_some_and(|at| at <= now);
-        let gone = |(id, entry): (&Key, &Entry)| entry.checks.values().any(is_over).then(|| id.clone());
+        let gone = |(id, entry): (&Key, &Entry)| entry.is_overdue(now).then(|| id.clone());
         due.deregister = self.entries.iter().filter_map(gone).collect();
         let retry: Vec<Key> = self.retries.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         self.retries.retain(|_, at| *at > now);
@@ -920,6 +962,24 @@ mod tests {
         assert!(state.runs()["service:w"].0 != serial && state.check("more", NOW).is_none());
         state.put(offer("w", 0), Existing::Replace, NOW, 4).expect("it is replaced");
         assert!(state.checks(NOW).is_empty());
+    }
+
+    #[test]
+    fn an_offer_that_is_refused_leaves_what_waited_for_it() {
+        let id = Key::from("w");
+        let further = KeptCheck { check: Check::tcp("h:1").with_id("further"), level: Level::Passing, since_ms: 7 };
+        let further_checks = BTreeMap::from([(id.clone(), vec![further])]);
+        let kept = Kept { further_checks, ..Kept::default() };
+        let mut state = State::default();
+        state.restore(kept.clone(), NOW);
+        let mut offer = offer("w", 1);
+        offer.origin = Origin::Program;
+        let before = state.put(offer.clone(), Existing::Refuse, NOW, 1).expect("there is room");
+        assert_eq!(level(&state, "further"), Level::Passing);
+        state.undo(&id, before);
+        assert!(state.checks(NOW).is_empty() && state.kept() == kept);
+        state.put(offer, Existing::Refuse, NOW, 1).expect("there is room");
+        assert_eq!(level(&state, "further"), Level::Passing, "the next one has it");
     }
 
     #[test]

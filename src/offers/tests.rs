@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::check::Level;
+use crate::effect::InputError;
 use crate::registry::{Service, Watch};
 
 /// Far more than anything here takes; only a failure waits so long.
@@ -131,6 +132,141 @@ async fn one_instance_drains_and_the_others_stay() {
     let drained = soon(offers.drain(&Key::from("web@a:80"), PATIENCE)).await.unwrap();
     assert_eq!((drained.members, drained.confirmed), (2, 2));
     until(&mut seen, |web| web.all().len() == 1 && web.healthy().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_drain_leaves_alone_what_is_registered_anew_meanwhile() {
+    let (offers, _b) = pair().await;
+    let id = Key::from("web@a:80");
+    soon(offers.register(offer(web(80)), Existing::Refuse)).await.unwrap();
+    let mut changes = offers.changes();
+    let draining = tokio::spawn({
+        let (offers, id) = (offers.clone(), id.clone());
+        async move { offers.drain(&id, PATIENCE).await }
+    });
+    while offers.instance(&id).unwrap().instance.status != Status::Draining {
+        soon(changes.changed()).await.unwrap();
+    }
+    soon(offers.register(offer(web(80).with_tag("v2")), Existing::Replace)).await.unwrap();
+    soon(draining).await.unwrap().unwrap();
+    let there = offers.instance(&id).expect("whoever registered it anew wants it");
+    assert!(there.instance.status == Status::Passing && there.instance.tags.contains("v2"), "{there:?}");
+}
+
+#[tokio::test]
+async fn only_what_comes_from_there_is_withdrawn_from_there() {
+    let (offers, _b) = pair().await;
+    let id = Key::from("web@a:80");
+    soon(offers.register(offer(web(80)), Existing::Refuse)).await.unwrap();
+    let other = soon(offers.deregister_from(&id, Origin::Program)).await.unwrap_err();
+    assert!(matches!(other, OfferError::UnknownInstance { .. }) && offers.instance(&id).is_some());
+    soon(offers.deregister_from(&id, Origin::Door)).await.unwrap();
+    assert!(offers.instances().is_empty());
+}
+
+#[tokio::test]
+async fn checks_outlive_the_runtime_on_which_they_were_asked_for() {
+    let (offers, _b) = pair().await;
+    let asking = offers.clone();
+    // As a door has threads of its own: they end with it.
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let check = Check::function(|| async { Outcome::passing("well") }).every(Duration::from_secs(1));
+        let offer = Offer::new(web(80), Origin::Program).with_check(check);
+        runtime.block_on(asking.register(offer, Existing::Refuse)).unwrap();
+    });
+    let mut changes = offers.changes();
+    soon(changes.changed()).await.unwrap();
+    soon(tokio::task::spawn_blocking(move || thread.join())).await.unwrap().unwrap();
+    let level = || offers.check("service:web@a:80").unwrap().level;
+    while level() != Level::Passing {
+        soon(changes.changed()).await.expect("its runs go on");
+    }
+}
+
+/// An instance whose record has no room for a reason.
+async fn full(offers: &Offers) -> Key {
+    let mut bytes = crate::record::limits::RECORD_BYTES_MAX;
+    loop {
+        let instance = web(80).with_meta("padding", "x".repeat(bytes));
+        match soon(offers.register(offer(instance), Existing::Refuse)).await {
+            Ok(local) => return local.instance.id.clone(),
+            Err(OfferError::Refused(InputError::RecordTooLarge { .. })) => bytes -= 32,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_maintenance_that_a_record_has_no_room_for_is_refused_and_not_tried_again() {
+    let (offers, _b) = pair().await;
+    let id = full(&offers).await;
+    soon(offers.register(offer(web(81)), Existing::Refuse)).await.unwrap();
+    let long = || Some(Maintenance::new("x".repeat(crate::record::limits::REASON_BYTES_MAX)));
+    for refused in [
+        soon(offers.set_maintenance(&id, long())).await.unwrap_err(),
+        soon(offers.set_member_maintenance(long())).await.unwrap_err(),
+    ] {
+        assert!(matches!(refused, OfferError::Refused(InputError::RecordTooLarge { .. })), "{refused}");
+        let there = offers.instances();
+        assert!(there.iter().all(|one| one.instance.status == Status::Passing && one.maintenance.is_none()));
+        assert_eq!((offers.member_maintenance(), offers.stats().publish_retries), (None, 0));
+    }
+    let web = offers.registry().lookup("web").expect("it is offered");
+    assert_eq!(web.healthy().len(), 2, "those that took it are in again");
+}
+
+#[tokio::test]
+async fn a_maintenance_of_what_was_just_withdrawn_leaves_nothing_behind() {
+    let (offers, _b) = pair().await;
+    let id = Key::from("web@a:80");
+    soon(offers.register(offer(web(80)), Existing::Refuse)).await.unwrap();
+    let turn = offers.shared.guards.lock().await;
+    // Both are there already when the turn is given: they take it in order.
+    let mut both = std::pin::pin!(async {
+        tokio::join!(offers.deregister(&id), offers.set_maintenance(&id, Some(Maintenance::new("late"))))
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(1), both.as_mut()).await.is_err());
+    drop(turn);
+    let (withdrawn, maintained) = soon(both).await;
+    withdrawn.unwrap();
+    assert!(matches!(maintained, Err(OfferError::UnknownInstance { .. })));
+    assert!(offers.shared.state().maintenance.is_empty());
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_makes_no_check_late() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let a = member("a", &[]).await;
+    let offers = soon(Offers::start(a, Some(dir.path().to_owned()))).await.unwrap();
+    let ttl = |span| Check::ttl(Duration::from_millis(span)).with_initial(Level::Passing);
+    let mut gone = ttl(100);
+    gone.deregister_critical_after = Some(Duration::from_millis(100));
+    soon(offers.register(offer(web(80)).with_check(gone), Existing::Refuse)).await.unwrap();
+    soon(offers.register(offer(web(81)).with_check(ttl(600)), Existing::Refuse)).await.unwrap();
+    // As a write that does not end holds it.
+    let disk = offers.shared.keeper.as_ref().expect("it has a directory").saved.lock().await;
+    let mut changes = offers.changes();
+    let level = || offers.check("service:web@a:81").map(|check| check.level);
+    while level() != Some(Level::Critical) || offers.instances().len() > 1 {
+        soon(changes.changed()).await.unwrap();
+    }
+    assert_eq!((offers.stats().deregistered_critical, offers.stats().ttl_expired), (1, 2));
+    drop(disk);
+}
+
+#[tokio::test]
+async fn nobody_passes_for_a_node_that_it_is_not() {
+    let (offers, _b) = pair().await;
+    let posing = offer(web(80).with_meta(EXTERNAL_NODE, "rds"));
+    let refused = soon(offers.register(posing, Existing::Refuse)).await.unwrap_err();
+    assert!(refused.to_string().contains(EXTERNAL_NODE), "{refused}");
+    soon(offers.register(offer(web(80)), Existing::Refuse)).await.unwrap();
+    let id = Key::from("web@a:80");
+    let change = |one: &mut Instance| *one = one.clone().with_meta(EXTERNAL_ID, "x");
+    let refused = soon(offers.update(&id, change)).await.unwrap_err();
+    assert!(matches!(refused, OfferError::Reserved { key: EXTERNAL_ID }));
+    assert!(offers.instance(&id).unwrap().instance.meta.is_empty());
 }
 
 #[tokio::test]
