@@ -271,6 +271,13 @@ async fn a_poll_is_never_answered_later_than_it_asked_for() {
     }
     let (_, took) = a.poll("/v1/health/service/web?index=0&wait=30s").await.unwrap();
     assert!(took < Duration::from_secs(10), "0 does not wait");
+    // No service can have such a name: there is nothing to wait for, and nothing is remembered of it.
+    let long = "x".repeat(tidings::record::limits::NAME_BYTES_MAX + 1);
+    for path in [format!("/v1/health/service/{long}"), "/v1/catalog/service/a%0Ab".into(), format!("/v2/services/{long}")] {
+        let (answer, took) = a.poll(&format!("{path}?index={index}&wait=5m")).await.unwrap();
+        assert!(answer.status == 400 && answer.text().contains("service"), "{path}: {}", answer.text());
+        assert!(took < Duration::from_secs(10), "{path}");
+    }
     for wrong in ["index=1&wait=30", "index=x", "passing=maybe", "filter=Service.Nope==1", "filter=("] {
         assert_eq!(a.get(&format!("/v1/health/service/web?{wrong}")).await.status, 400, "{wrong}");
     }
@@ -365,9 +372,10 @@ async fn nothing_is_served_to_other_machines_or_to_web_pages_by_mistake() {
     let taken = Http::open(a.offers.clone(), HttpPlan::new(a.http.addr(), "http-test")).unwrap_err();
     assert!(taken.to_string().contains(&a.http.addr().to_string()), "{taken}");
     let rebound = a.send("GET", "/v2/members", &[("host", "evil.example")], "").await;
-    assert_eq!(rebound.status, 403);
+    assert_eq!((rebound.status, &rebound.json()["error"]["code"]), (403, &json!("wrong_host")));
     let page = [("origin", "http://evil.example"), ("content-type", "text/plain")];
-    assert_eq!(a.send("POST", "/v2/leave", &page, "").await.status, 403);
+    let of_page = a.send("POST", "/v2/leave", &page, "").await;
+    assert_eq!((of_page.status, &of_page.json()["error"]["code"]), (403, &json!("wrong_origin")));
     assert_eq!(a.get("/v2/members").await.status, 200);
     let mut shared = plan();
     shared.tokens = Some(Tokens::parse(&format!("anonymous write\n{WRITER} write")).unwrap());
@@ -427,6 +435,26 @@ async fn what_runs_no_member_is_registered_in_the_catalog() {
     broken["Check"]["Status"] = json!("critical");
     a.put("/v1/catalog/register", broken).await;
     b.until("/v1/health/service/db?passing", |entries| entries.as_array().unwrap().is_empty()).await;
+    // Ours has a check of the same name, which is none of that node's.
+    let own = json!({"Name": "db", "ID": "own", "Check": {"CheckID": "db", "TTL": "10m", "Status": "passing"}});
+    a.put("/v1/agent/service/register", own).await;
+    let checks = async || -> Vec<String> {
+        let checks = a.get("/v2/checks").await.json();
+        checks["checks"].as_array().unwrap().iter().map(|check| check["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(checks().await, ["db", "rds/db"]);
+    for other in ["b", "nobody"] {
+        a.put("/v1/catalog/deregister", json!({"Node": other, "CheckID": "db"})).await;
+        assert_eq!(checks().await.len(), 2, "{other} has none");
+    }
+    a.put("/v1/catalog/deregister", json!({"Node": "rds", "CheckID": "db"})).await;
+    assert_eq!(checks().await, ["db"]);
+    a.put("/v1/catalog/deregister", json!({"Node": "a", "CheckID": "db"})).await;
+    assert!(checks().await.is_empty());
+    a.put("/v1/agent/service/deregister/own", Value::Null).await;
+    let posing = json!({"Name": "db", "Meta": {"tidings-external-node": "rds"}}).to_string();
+    let refused = a.send("PUT", "/v1/agent/service/register", &[], posing).await;
+    assert!(refused.status == 400 && refused.text().contains("reserved"), "{}", refused.text());
     a.put("/v1/catalog/deregister", json!({"Node": "rds", "ServiceID": "db-1"})).await;
     b.until("/v1/catalog/services", |names| names.as_object().unwrap().is_empty()).await;
 }

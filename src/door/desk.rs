@@ -1,9 +1,9 @@
 //! What every answer is made from: the member, what it offers, the numbers to wait by. Knows nothing of requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::ask::Blocking;
 use super::auth::Tokens;
 use super::consul::Shapes;
 use super::http::{HttpPlan, Traffic};
-use super::index::{Index, Subject};
+use super::index::{Index, Local, Subject};
 use super::native;
 use super::refusal::Refusal;
 use crate::effect::Event;
@@ -44,6 +44,66 @@ impl Setting {
     /// A setting of unknown origin.
     pub fn new(key: impl Into<String>, value: Option<String>) -> Self {
         Self { key: key.into(), value, origin: None }
+    }
+}
+
+/// What can change while the interface is open.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// Replaced whole; never held over an await.
+    now: RwLock<RulesNow>,
+}
+
+#[derive(Debug)]
+struct RulesNow {
+    tokens: Option<Arc<Tokens>>,
+    settings: Arc<[Setting]>,
+    drain_timeout: Duration,
+}
+
+impl Rules {
+    pub(super) fn new(tokens: Option<Tokens>, settings: Vec<Setting>, drain_timeout: Duration) -> Arc<Self> {
+        let (tokens, settings) = (tokens.map(Arc::new), Arc::from(settings));
+        Arc::new(Self { now: RwLock::new(RulesNow { tokens, settings, drain_timeout }) })
+    }
+
+    /// Nothing in it is changed halfway, whoever panicked.
+    fn now(&self) -> RwLockReadGuard<'_, RulesNow> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RulesNow)) {
+        change(&mut self.now.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.now().tokens.clone()
+    }
+
+    pub(super) fn settings(&self) -> Arc<[Setting]> {
+        Arc::clone(&self.now().settings)
+    }
+
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.now().drain_timeout
+    }
+
+    pub(super) fn set_tokens(&self, tokens: Tokens) {
+        self.change(|now| now.tokens = Some(Arc::new(tokens)));
+    }
+
+    pub(super) fn set_drain_timeout(&self, timeout: Duration) {
+        self.change(|now| now.drain_timeout = timeout);
+    }
+
+    /// Those of the same key are replaced; others stay.
+    pub(super) fn set_settings(&self, changed: Vec<Setting>) {
+        self.change(|now| {
+            let mut all: BTreeMap<String, Setting> =
+                changed.into_iter().map(|setting| (setting.key.clone(), setting)).collect();
+            now.settings =
+                now.settings.iter().map(|old| all.remove(&old.key).unwrap_or_else(|| old.clone())).collect();
+        });
     }
 }
 
@@ -76,9 +136,7 @@ pub(super) struct Desk {
     /// The numbers of `/v2`, which shows more, and so changes more often.
     pub(super) native: Arc<Index>,
     pub(super) cluster: Arc<str>,
-    pub(super) tokens: Option<Tokens>,
-    pub(super) settings: Vec<Setting>,
-    pub(super) drain_timeout: Duration,
+    pub(super) rules: Arc<Rules>,
     /// Where we listen.
     pub(super) addr: SocketAddr,
     pub(super) closing: watch::Receiver<bool>,
@@ -100,19 +158,19 @@ impl Desk {
         let reader = registry.reader();
         let shapes =
             Shapes { reader: reader.clone(), offers: offers.clone(), datacenter: Arc::clone(&plan.datacenter) };
-        let (of, changes) = (shapes.clone(), offers.changes());
-        let index = Arc::new(Index::new(
-            reader.clone(),
-            unix_ms(),
-            Box::new(move |subject| of.digest(subject)),
-            Box::new(move || *changes.borrow()),
-        ));
+        let (of, ours, changes) = (shapes.clone(), shapes.clone(), offers.changes());
+        let local = Local {
+            version: Box::new(move || *changes.borrow()),
+            concerns: Box::new(move |subject| ours.is_local(subject)),
+        };
+        let index =
+            Arc::new(Index::new(reader.clone(), unix_ms(), Box::new(move |subject| of.digest(subject)), local));
         let of = reader.clone();
         let native = Arc::new(Index::new(
             reader.clone(),
             unix_ms(),
             Box::new(move |subject| native::digest(&of, subject)),
-            Box::new(|| 0),
+            Local::nothing(),
         ));
         // Listens before anything is answered: what changes afterwards is heard.
         let news = News {
@@ -130,9 +188,7 @@ impl Desk {
             index,
             native,
             cluster: plan.cluster,
-            tokens: plan.tokens,
-            settings: plan.settings,
-            drain_timeout: plan.drain_timeout,
+            rules: Rules::new(plan.tokens, plan.settings, plan.drain_timeout),
             addr,
             closing,
             traffic: Arc::default(),

@@ -74,10 +74,11 @@ fn check(desk: &Desk, request: &Request) -> Result<(), Refusal> {
     let query = Query::parse(request.uri().query())?;
     let token = token(request.headers(), &query);
     // A page knows no token.
-    if token.is_none() || desk.tokens.is_none() {
+    let tokens = desk.rules.tokens();
+    if token.is_none() || tokens.is_none() {
         check_page(desk, request)?;
     }
-    let Some(tokens) = &desk.tokens else { return Ok(()) };
+    let Some(tokens) = tokens else { return Ok(()) };
     let needed = needed(request.method(), path);
     match tokens.scope(token) {
         Some(scope) if scope >= needed => Ok(()),
@@ -120,13 +121,13 @@ fn check_page(desk: &Desk, request: &Request) -> Result<(), Refusal> {
         && !is_local_name(host)
     {
         let text = format!("the host {host:?} is not this agent's: without a token, ask by address or localhost");
-        return Err(Refusal::new(StatusCode::FORBIDDEN, text));
+        return Err(Refusal::new(StatusCode::FORBIDDEN, text).of_kind("wrong_host"));
     }
     if let Some(origin) = of(header::ORIGIN)
         && origin.split_once("://").map(|(_, of)| of) != host
     {
         let text = format!("a web page of {origin:?} cannot use an agent without a token");
-        return Err(Refusal::new(StatusCode::FORBIDDEN, text));
+        return Err(Refusal::new(StatusCode::FORBIDDEN, text).of_kind("wrong_origin"));
     }
     Ok(())
 }

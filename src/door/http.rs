@@ -4,23 +4,24 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::{Tokens, TokensError};
-use super::desk::{Desk, Setting};
+use super::desk::{Desk, Rules, Setting};
 use crate::net::tls::{self, PemError};
 use crate::offers::Offers;
 
@@ -33,8 +34,11 @@ const BACKLOG: u32 = 4_096;
 /// How long a client may take for the head of a request, and a connection may be idle before it.
 pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of the head of a request.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the head of a request: they are taken before it is known who asks.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a client may read nothing while there is something for it.
+pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -161,6 +165,7 @@ pub struct Http {
     closing: watch::Sender<bool>,
     /// Closed once all connections are.
     closed: watch::Receiver<()>,
+    rules: Arc<Rules>,
     /// Ends with it.
     _threads: Threads,
 }
@@ -206,11 +211,11 @@ impl Http {
         let (closed_by_all, closed) = watch::channel(());
         let is_https = acceptor.is_some();
         let desk = Desk::open(offers, plan, addr, closing.subscribe());
-        let traffic = Arc::clone(&desk.traffic);
+        let (traffic, rules) = (Arc::clone(&desk.traffic), Arc::clone(&desk.rules));
         let door = Door { router: super::router(desk), acceptor, traffic, closing: closing.subscribe() };
         handle.spawn(door.accept(listener, closed_by_all));
         drop(inside);
-        Ok(Self { addr, is_https, closing, closed, _threads: threads })
+        Ok(Self { addr, is_https, closing, closed, rules, _threads: threads })
     }
 
     /// The address that it listens on.
@@ -221,6 +226,22 @@ impl Http {
     /// Its address as a URL.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.is_https { "https" } else { "http" }, self.addr)
+    }
+
+    /// Takes other tokens in the place of those before, for every request from now on; answers that are under way, and
+    /// streams, go on.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        self.rules.set_tokens(tokens);
+    }
+
+    /// Changes how long a drain takes that does not say.
+    pub fn set_drain_timeout(&self, timeout: Duration) {
+        self.rules.set_drain_timeout(timeout);
+    }
+
+    /// Shows these settings in the place of those of the same keys.
+    pub fn set_settings(&self, changed: Vec<Setting>) {
+        self.rules.set_settings(changed);
     }
 
     /// Takes nothing new, answers what waits for news, and gives open requests [`CLOSE_MAX`] to end.
@@ -281,12 +302,12 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let (door, open) = (self.clone(), Arc::clone(open));
         tokio::spawn(async move {
-            door.talk(stream).await;
+            door.talk(Impatient::new(stream)).await;
             drop((counted, open));
         });
     }
 
-    async fn talk(self, stream: TcpStream) {
+    async fn talk(self, stream: Impatient<TcpStream>) {
         let Some(acceptor) = &self.acceptor else { return self.serve(stream).await };
         match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.serve(stream).await,
@@ -317,6 +338,70 @@ impl Door {
             self.traffic.broken.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(target: DOOR_LOG, %error, "a connection broke");
         }
+    }
+}
+
+/// A stream that breaks once what is written stays where it is for [`WRITE_WAIT_MAX`]: a client that does not read
+/// would hold its connection, and what is in its buffers, for ever.
+struct Impatient<S> {
+    stream: S,
+    /// Runs while a write waits.
+    limit: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, limit: None }
+    }
+
+    /// What a write came to, or that it waits too long.
+    fn within(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.limit = None;
+            return written;
+        }
+        let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(WRITE_WAIT_MAX)));
+        ready!(limit.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.within(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.within(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    // Neither waits for the client: what is written is with the system.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -354,6 +439,54 @@ mod tests {
         assert_eq!(traffic.refused_full.load(Ordering::Relaxed), 1);
         drop(last);
         assert!(Counted::new(&traffic).is_some(), "whoever goes makes room");
+    }
+
+    /// A door with one answer, larger than any buffer on its way.
+    fn door() -> (Door, watch::Sender<bool>) {
+        let router = Router::new().route("/", axum::routing::get(|| async { "x".repeat(1024 * 1024) }));
+        let closing = watch::Sender::new(false);
+        let traffic = Arc::new(Traffic::default());
+        (Door { router, acceptor: None, traffic, closing: closing.subscribe() }, closing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_let_go() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (door, _closing) = door();
+        let traffic = Arc::clone(&door.traffic);
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let began = tokio::time::Instant::now();
+        let serving = tokio::spawn(door.serve(Impatient::new(server)));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        // Something now and then is enough: this one is slow, not gone.
+        for _ in 0..4 {
+            tokio::time::advance(WRITE_WAIT_MAX / 2).await;
+            client.read_exact(&mut [0; 1_024]).await.unwrap();
+        }
+        assert!(!serving.is_finished());
+        timeout(WRITE_WAIT_MAX * 4, serving).await.expect("it is let go").unwrap();
+        assert!(began.elapsed() < WRITE_WAIT_MAX * 4, "{:?}", began.elapsed());
+        assert_eq!(traffic.broken.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_over_the_limit_is_refused_before_it_is_whole() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        for (bytes, status) in [(HEAD_BYTES_MAX / 2, "200"), (HEAD_BYTES_MAX + 1, "431")] {
+            let (door, _closing) = door();
+            let (mut client, server) = tokio::io::duplex(256 * 1024);
+            let serving = tokio::spawn(door.serve(Impatient::new(server)));
+            let head = format!("GET / HTTP/1.1\r\nhost: h\r\nx: {}", "x".repeat(bytes));
+            client.write_all(head.as_bytes()).await.unwrap();
+            if status == "200" {
+                client.write_all(b"\r\n\r\n").await.unwrap();
+            }
+            let mut line = [0; 12];
+            client.read_exact(&mut line).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&line), format!("HTTP/1.1 {status}"));
+            drop(client);
+            serving.await.unwrap();
+        }
     }
 
     #[test]

@@ -60,11 +60,30 @@ pub(super) type Digest = dyn Fn(Subject<'_>) -> u64 + Send + Sync;
 /// Tells the version of what this agent knows beside the view: its own checks.
 pub(super) type LocalVersion = dyn Fn() -> u64 + Send + Sync;
 
+/// Tells whether any of that is in the answers about a subject.
+pub(super) type IsLocal = dyn Fn(Subject<'_>) -> bool + Send + Sync;
+
+/// Where answers come from beside the view.
+pub(super) struct Local {
+    pub(super) version: Box<LocalVersion>,
+    pub(super) concerns: Box<IsLocal>,
+}
+
+impl Local {
+    /// Nowhere.
+    pub(super) fn nothing() -> Self {
+        Self { version: Box::new(|| 0), concerns: Box::new(|_| false) }
+    }
+}
+
+/// A service of this name there is never: no record can have it.
+const NOBODYS: Subject<'static> = Subject::Service("");
+
 /// The numbers of all subjects.
 pub(super) struct Index {
     reader: Reader,
     digest: Box<Digest>,
-    local: Box<LocalVersion>,
+    local: Local,
     /// The last number that was given to anything.
     last: AtomicU64,
     services: Mutex<Services>,
@@ -108,19 +127,23 @@ struct Seen {
 
 impl Seen {
     fn is_same(&self, other: &Self) -> bool {
+        self.is_same_view(other) && self.local == other.local
+    }
+
+    fn is_same_view(&self, other: &Self) -> bool {
         let same_slot = match (&self.slot, &other.slot) {
             (Some((slot, version)), Some((other, others))) => Arc::ptr_eq(slot, other) && version == others,
             (None, None) => true,
             _ => false,
         };
-        same_slot && self.published == other.published && self.local == other.local
+        same_slot && self.published == other.published
     }
 }
 
 impl Index {
     /// Numbers begin at `boot_ms`, the time of the start in milliseconds since the Unix epoch: so they do not go back
     /// when an agent is started again, unless it gave more than a thousand a second.
-    pub(super) fn new(reader: Reader, boot_ms: u64, digest: Box<Digest>, local: Box<LocalVersion>) -> Self {
+    pub(super) fn new(reader: Reader, boot_ms: u64, digest: Box<Digest>, local: Local) -> Self {
         let first = boot_ms.max(1);
         Self {
             reader,
@@ -147,7 +170,7 @@ impl Index {
     }
 
     fn seen(&self, subject: Subject<'_>) -> Seen {
-        let local = (self.local)();
+        let local = (self.local.version)();
         match subject {
             Subject::Service(name) => {
                 let slot = self.reader.slot(name).map(|slot| {
@@ -165,7 +188,7 @@ impl Index {
         let Subject::Service(name) = subject else {
             let mut lists = self.lists();
             let entry = &mut lists[subject.list().expect("all others are lists")];
-            return self.refresh(entry, subject, None).index;
+            return self.refresh(entry, subject, |_| self.next()).index;
         };
         let mut services = self.services();
         let services = &mut *services;
@@ -181,7 +204,7 @@ impl Index {
             return services.unknown(name);
         }
         let mut entry = None;
-        let index = self.refresh(&mut entry, subject, None).index;
+        let index = self.refresh(&mut entry, subject, |_| self.next()).index;
         services.known.insert(Arc::from(name), entry.expect("it was made just now"));
         index
     }
@@ -212,15 +235,28 @@ impl Index {
         (index, answer)
     }
 
-    fn refresh<'e>(&self, entry: &'e mut Option<Entry>, subject: Subject<'_>, index: Option<u64>) -> &'e mut Entry {
+    /// The entry as it is now; a new one gets the number that `index` gives for what was seen.
+    fn refresh<'e>(
+        &self,
+        entry: &'e mut Option<Entry>,
+        subject: Subject<'_>,
+        index: impl FnOnce(&Seen) -> u64,
+    ) -> &'e mut Entry {
         if let Some(entry) = entry {
             self.look(entry, subject);
             return entry;
         }
         let seen = self.seen(subject);
-        let hash = (self.digest)(subject);
-        let index = index.unwrap_or_else(|| self.next());
+        let hash = self.hash(subject, &seen);
+        let index = index(&seen);
         entry.insert(Entry { index, hash, seen, news: watch::Sender::new(index), answers: BTreeMap::new() })
+    }
+
+    /// What is there, as it was seen: a service that was not there then is not, even if it has come since. Taken for
+    /// there, it would have the hash of what is there with the number of what is not, and its coming would wake nobody.
+    fn hash(&self, subject: Subject<'_>, seen: &Seen) -> u64 {
+        let is_nobodys = matches!(subject, Subject::Service(_)) && seen.slot.is_none();
+        (self.digest)(if is_nobodys { NOBODYS } else { subject })
     }
 
     fn look(&self, entry: &mut Entry, subject: Subject<'_>) {
@@ -228,9 +264,13 @@ impl Index {
         if entry.seen.is_same(&seen) {
             return;
         }
+        let is_others = entry.seen.is_same_view(&seen) && !(self.local.concerns)(subject);
+        let hash = if is_others { entry.hash } else { self.hash(subject, &seen) };
         entry.seen = seen;
+        if is_others {
+            return;
+        }
         entry.answers.clear();
-        let hash = (self.digest)(subject);
         if hash != entry.hash {
             entry.hash = hash;
             entry.index = self.next();
@@ -238,17 +278,20 @@ impl Index {
         }
     }
 
-    /// Looks at the services that may have changed and that somebody asked for, and at the lists likewise.
+    /// Looks at the services that may have changed and that somebody waits for, and at the lists likewise. The others
+    /// are looked at when somebody asks; of those that are gone, only the number is kept.
     pub(super) fn look_at<'n>(&self, services: impl IntoIterator<Item = &'n str>) {
         for name in services {
-            if self.services().known.contains_key(name) {
+            let is_awaited = self.services().known.get(name).map(|entry| entry.news.receiver_count() > 0);
+            let is_gone = || self.reader.slot(name).is_none();
+            if is_awaited.is_some_and(|is_awaited| is_awaited || is_gone()) {
                 self.now(Subject::Service(name));
             }
         }
         for subject in Subject::EVERY_LIST {
             let mut lists = self.lists();
             let entry = &mut lists[subject.list().expect("it is a list")];
-            if let Some(entry) = entry {
+            if let Some(entry) = entry.as_mut().filter(|entry| entry.news.receiver_count() > 0) {
                 self.look(entry, subject);
             }
         }
@@ -306,9 +349,10 @@ impl Index {
                     entry.news.subscribe()
                 } else {
                     // What was told of an unknown service must be its number while it is waited for.
-                    let index = self.reader.slot(name).is_none().then(|| services.unknown(name));
+                    let index = |seen: &Seen| seen.slot.is_none().then(|| services.unknown(name));
                     let mut entry = None;
-                    let news = self.refresh(&mut entry, subject, index).news.subscribe();
+                    let made = self.refresh(&mut entry, subject, |seen| index(seen).unwrap_or_else(|| self.next()));
+                    let news = made.news.subscribe();
                     services.known.insert(Arc::from(name), entry.expect("it was made just now"));
                     news
                 }
@@ -316,7 +360,7 @@ impl Index {
             _ => {
                 let mut lists = self.lists();
                 let entry = &mut lists[subject.list().expect("all others are lists")];
-                self.refresh(entry, subject, None).news.subscribe()
+                self.refresh(entry, subject, |_| self.next()).news.subscribe()
             }
         };
         Waiter { index: self, subject, news }
@@ -389,6 +433,8 @@ mod tests {
         view: View,
         index: Arc<Index>,
         closing: watch::Sender<bool>,
+        digests: Arc<AtomicU64>,
+        local: Arc<AtomicU64>,
     }
 
     fn member(id: u64) -> Arc<Member> {
@@ -417,7 +463,10 @@ mod tests {
             view.publish();
             let reader = view.reader();
             let of = view.reader();
+            let (digests, local) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+            let (counted, version) = (Arc::clone(&digests), Arc::clone(&local));
             let digest = move |subject: Subject<'_>| {
+                counted.fetch_add(1, Ordering::Relaxed);
                 let text = match subject {
                     // Ports count in this lab, and weights do not.
                     Subject::Service(name) => of.service(name).map(|s| ports(&s)).unwrap_or_default(),
@@ -425,8 +474,20 @@ mod tests {
                 };
                 xxhash_rust::xxh3::xxh3_64(text.as_bytes())
             };
-            let index = Arc::new(Index::new(reader, BOOT, Box::new(digest), Box::new(|| 0)));
-            Self { view, index, closing: watch::Sender::new(false) }
+            let local_to = Local {
+                version: Box::new(move || version.load(Ordering::Relaxed)),
+                // What this agent knows is in the answers about `web` only.
+                concerns: Box::new(|subject| matches!(subject, Subject::Service("web"))),
+            };
+            let index = Arc::new(Index::new(reader, BOOT, Box::new(digest), local_to));
+            Self { view, index, closing: watch::Sender::new(false), digests, local }
+        }
+
+        /// How many digests this makes.
+        fn digests(&self, of: impl FnOnce(&Index)) -> u64 {
+            let before = self.digests.load(Ordering::Relaxed);
+            of(&self.index);
+            self.digests.load(Ordering::Relaxed) - before
         }
 
         fn up(&mut self, instance: &Arc<Instance>) {
@@ -503,6 +564,57 @@ mod tests {
         }
         assert_eq!(lab.index.sizes(), (0, GONE_MAX));
         assert!(lab.index.now(Subject::Service("s0")) >= last, "what was forgotten does not go back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_digested_that_nobody_waits_for_or_that_is_of_others() {
+        let mut lab = Lab::new();
+        for name in ["web", "other"] {
+            lab.up(&web(name, 80));
+            lab.index.now(Subject::Service(name));
+        }
+        lab.index.now(Subject::Nodes);
+        lab.up(&web("web", 81));
+        assert_eq!(lab.digests(|index| index.look_at(["web", "other"])), 0, "nobody waits");
+        let index = lab.index.now(Subject::Service("web"));
+        let waiting = lab.poll("web", index);
+        tokio::task::yield_now().await;
+        lab.up(&web("web", 82));
+        assert_eq!(lab.digests(|index| index.look_at(["web", "other"])), 1);
+        assert!(waiting.await.unwrap() > index);
+
+        lab.index.now(Subject::Service("other"));
+        lab.local.fetch_add(1, Ordering::Relaxed);
+        let both = |index: &Index| ["web", "other"].map(|name| index.now(Subject::Service(name)));
+        let made = |lab: &Lab| lab.digests(|index| assert!(both(index).iter().all(|number| *number > BOOT)));
+        assert_eq!(made(&lab), 1, "a change of our own is in answers about web alone");
+        assert_eq!(made(&lab), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_comes_while_it_begins_to_be_waited_for_wakes() {
+        let mut view = View::new();
+        view.apply(&Event::MemberUp(member(1)));
+        view.publish();
+        let (reader, of) = (view.reader(), view.reader());
+        let coming = Mutex::new(Some(view));
+        // It comes just before its digest is made, after it was seen that it is not there.
+        let digest = move |subject: Subject<'_>| {
+            if let Some(mut view) = coming.lock().unwrap().take() {
+                view.apply(&Event::ServiceUp { owner: NodeId(1), instance: web("web", 80) });
+                view.publish();
+            }
+            match subject {
+                Subject::Service(name) => of.service(name).map_or(0, |service| service.all().len() as u64),
+                _ => 0,
+            }
+        };
+        let index = Index::new(reader, BOOT, Box::new(digest), Local::nothing());
+        let (_closing, mut closes) = watch::channel(false);
+        let than = Blocking { index: BOOT, wait: Duration::from_secs(60) };
+        let began = Instant::now();
+        assert!(index.newer(Subject::Service("web"), than, &mut closes).await > BOOT);
+        assert!(began.elapsed() < Duration::from_secs(1), "at once");
     }
 
     #[tokio::test(start_paused = true)]

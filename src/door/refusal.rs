@@ -14,6 +14,7 @@ use super::ask::BadQuery;
 use super::body::{self, BadBody};
 use crate::effect::InputError;
 use crate::offers::OfferError;
+use crate::record::check_name;
 use crate::select::filter::FilterError;
 use crate::view::StopReason;
 
@@ -31,11 +32,18 @@ pub(super) const SCHEMA_VERSION: u32 = 1;
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) text: String,
+    /// The kind of the error, for programs, where the status does not say it.
+    kind: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), kind: None }
+    }
+
+    /// The same, of this kind.
+    pub(super) fn of_kind(self, kind: &'static str) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 
     pub(super) fn bad(text: impl Into<String>) -> Self {
@@ -58,9 +66,14 @@ impl Refusal {
             schema_version: u32,
             error: Inner<'a>,
         }
-        let error = Inner { code: code(self.status), message: &self.text };
+        let error = Inner { code: self.kind.unwrap_or(code(self.status)), message: &self.text };
         json(self.status, &Outer { schema_version: SCHEMA_VERSION, error })
     }
+}
+
+/// Refuses a name that no service can have: nobody ever offers it, and there is nothing to wait for.
+pub(super) fn check_service(name: &str) -> Result<(), Refusal> {
+    check_name("service", name).map_err(|error| Refusal::bad(error.to_string()))
 }
 
 /// The kind of an error, for programs.

@@ -300,7 +300,8 @@ impl Api {
     /// What an answer of 400 and above means.
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
         let told: Option<Value> = serde_json::from_slice(body).ok();
-        let message = told.as_ref().and_then(|told| told["error"]["message"].as_str().map(str::to_owned));
+        let told = told.as_ref().map(|told| &told["error"]);
+        let message = told.and_then(|told| told["message"].as_str().map(str::to_owned));
         let message = message.unwrap_or_else(|| {
             let text = String::from_utf8_lossy(body);
             let line = text.trim().lines().next().unwrap_or_default();
@@ -310,7 +311,11 @@ impl Api {
         let (exit, next) = match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => (Exit::Usage, ""),
             StatusCode::UNAUTHORIZED => (Exit::Refused, "; give a token with --token-file or TIDINGS_HTTP_TOKEN"),
-            StatusCode::FORBIDDEN => (Exit::Refused, "; a token with the scope write is needed"),
+            // The host or the page that it names is not ours to change, and no scope would help.
+            StatusCode::FORBIDDEN if told.is_some_and(|told| told["code"] != "forbidden") => (Exit::Refused, ""),
+            StatusCode::FORBIDDEN => {
+                (Exit::Refused, "; give a token that may do it with --token-file or TIDINGS_HTTP_TOKEN")
+            }
             StatusCode::CONFLICT => (Exit::Refused, ""),
             StatusCode::NOT_FOUND => (Exit::NotFound, ""),
             StatusCode::REQUEST_TIMEOUT => (Exit::Timeout, ""),

@@ -433,7 +433,7 @@ pub(super) async fn join(State(desk): State<Arc<Desk>>, Path(address): Path<Stri
 }
 
 pub(super) async fn leave(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
-    native::drain_all(&desk, desk.drain_timeout).await?;
+    native::drain_all(&desk, desk.rules.drain_timeout()).await?;
     Ok(done())
 }
 

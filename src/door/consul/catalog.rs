@@ -16,7 +16,7 @@ use crate::door::body::Body;
 use crate::door::desk::Desk;
 use crate::door::index::Subject;
 use crate::door::refusal::{Refusal, Said};
-use crate::offers::{Existing, OfferError};
+use crate::offers::{Existing, LocalInstance, OfferError};
 use crate::peer::Member;
 use crate::record::Key;
 use crate::view::Service;
@@ -169,21 +169,18 @@ pub(super) async fn deregister(
     let body = Body::of(&said)?;
     let node = body.text("node")?.ok_or_else(|| Refusal::bad("Node is missing"))?;
     if let Some(check) = body.text("checkid")? {
-        return match desk.offers.remove_check(check).await {
+        let removed = match check_on(&desk, node, check) {
+            Some(id) => desk.offers.remove_check(&id).await,
+            None => Ok(()),
+        };
+        return match removed {
             Ok(()) | Err(OfferError::UnknownCheck { .. }) => Ok(ask.local(&true)),
             Err(error) => Err(error.into()),
         };
     }
-    let on: Vec<Key> = desk
-        .offers
-        .instances()
-        .iter()
-        .filter(|local| match &local.external {
-            Some(external) => *external.node == *node,
-            None => *node == **desk.registry.name(),
-        })
-        .map(|local| local.instance.id.clone())
-        .collect();
+    let on = desk.offers.instances();
+    let on: Vec<Key> =
+        on.iter().filter(|local| is_on(&desk, local, node)).map(|local| local.instance.id.clone()).collect();
     let wanted = match body.text("serviceid")? {
         Some(id) => {
             let keys = [id.to_owned(), format!("{node}/{id}")];
@@ -200,4 +197,24 @@ pub(super) async fn deregister(
         }
     }
     Ok(ask.local(&true))
+}
+
+/// Whether an instance that is offered here runs on that node.
+fn is_on(desk: &Desk, local: &LocalInstance, node: &str) -> bool {
+    match &local.external {
+        Some(external) => *external.node == *node,
+        None => *node == **desk.registry.name(),
+    }
+}
+
+/// The check that is called so on that node, if there is one: those of other nodes have the node before their id.
+fn check_on(desk: &Desk, node: &str, asked: &str) -> Option<String> {
+    let is_there = |id: &String| {
+        let Some(check) = desk.offers.check(id) else { return false };
+        match &check.instance {
+            Some(instance) => desk.offers.instance(instance).is_some_and(|local| is_on(desk, &local, node)),
+            None => *node == **desk.registry.name(),
+        }
+    };
+    [format!("{node}/{asked}"), asked.to_owned()].into_iter().find(is_there)
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::ask::{Blocking, Query};
 use super::desk::Desk;
 use super::index::Subject;
-use super::refusal::{Refusal, with_type};
+use super::refusal::{Refusal, check_service, with_type};
 use shape::Node;
 pub(super) use shape::Shapes;
 
@@ -130,6 +130,9 @@ impl Desk {
 
     /// Waits as the query says. What is read afterwards is at least as new as the number.
     async fn turn(&self, subject: Subject<'_>, ask: &Ask<'_>) -> Result<u64, Refusal> {
+        if let Subject::Service(name) = subject {
+            check_service(name)?;
+        }
         let index = self.newer(subject, ask.blocking).await;
         self.certain()?;
         Ok(index)

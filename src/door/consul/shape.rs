@@ -460,6 +460,19 @@ impl Shapes {
         sink.0.finish()
     }
 
+    /// Whether what only this agent knows, its own checks, is in the answers about a subject.
+    pub(in crate::door) fn is_local(&self, subject: Subject<'_>) -> bool {
+        match subject {
+            Subject::Service(name) => {
+                let own = self.own();
+                let service = self.reader.service(name);
+                service.is_some_and(|service| service.all().iter().any(|offered| offered.member.peer.id == own))
+            }
+            Subject::Services | Subject::Nodes => false,
+            Subject::Checks | Subject::All => true,
+        }
+    }
+
     fn digest_nodes(&self, sink: &mut Sink) {
         for member in self.reader.members().iter() {
             sink.take(&self.member(member));

@@ -250,3 +250,40 @@ impl Stream for Told {
         self.0.poll_recv(context).map(|bytes| bytes.map(Ok))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::http::HttpPlan;
+    use crate::offers::Offers;
+    use crate::registry::Registry;
+
+    #[tokio::test]
+    async fn one_stream_more_than_the_limit_is_refused_and_counted_until_one_ends() {
+        let registry = Registry::builder("events-test", "a").start().await.expect("it starts");
+        let offers = Offers::start(registry, None).await.expect("nothing is kept");
+        let closing = tokio::sync::watch::Sender::new(false);
+        let plan = HttpPlan::new("127.0.0.1:0".parse().expect("an address"), "events-test");
+        let addr = plan.bind;
+        let desk = Desk::open(offers, plan, addr, closing.subscribe());
+        let one = async || events(State(Arc::clone(&desk)), RawQuery(None)).await;
+        let mut open = Vec::new();
+        for _ in 0..STREAMS_MAX {
+            open.push(one().await.expect("there is room"));
+        }
+        let refused = one().await.unwrap_err();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.text.contains("1024"), "{}", refused.text);
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        assert_eq!((count(&desk.figures.streams_refused), count(&desk.figures.streams_open)), (1, STREAMS_MAX));
+        // A reader that goes away drops the answer; what feeds it notices.
+        open.pop();
+        let noticed = async {
+            while count(&desk.figures.streams_open) == STREAMS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), noticed).await.expect("it takes microseconds");
+        one().await.expect("whoever goes makes room");
+    }
+}

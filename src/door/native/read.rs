@@ -17,10 +17,11 @@ use super::{figures, member as find};
 use crate::door::ask::{Blocking, Query, WAIT_DEFAULT, WAIT_MAX, span};
 use crate::door::desk::Desk;
 use crate::door::index::Subject;
-use crate::door::refusal::{Refusal, SCHEMA_VERSION, json as answer};
+use crate::door::refusal::{Refusal, SCHEMA_VERSION, check_service, json as answer};
 use crate::peer::MemberState;
 use crate::record::Key;
 use crate::record::limits::NAME_BYTES_MAX;
+use crate::registry::Told;
 use crate::select::Filter;
 use crate::view::{Kept, Offered, Service, Status};
 
@@ -108,7 +109,8 @@ pub(super) async fn config(State(desk): State<Arc<Desk>>) -> Response {
         #[serde(skip_serializing_if = "Option::is_none")]
         origin: Option<&'a str>,
     }
-    let settings = desk.settings.iter().map(|setting| One {
+    let settings = desk.rules.settings();
+    let settings = settings.iter().map(|setting| One {
         key: &setting.key,
         value: setting.value.as_deref(),
         origin: setting.origin.as_deref(),
@@ -155,16 +157,21 @@ pub(super) async fn explain(State(desk): State<Arc<Desk>>, Path(asked): Path<Str
     let member = find(&desk, &asked)?;
     let explanation = desk.registry.explain(member.peer.id).await?;
     let explanation = explanation.ok_or_else(|| Refusal::not_found(format!("no member {asked:?} is known")))?;
-    let step = |told: &crate::registry::Told| json!({ "ago_ms": millis(told.ago), "what": told.seen.to_string() });
+    let step = |told: &Told| json!({ "ago_ms": millis(told.ago), "what": explanation.words(told) });
     let mut told = json!({
         "schema_version": SCHEMA_VERSION,
         "member": desk.member(&explanation.member),
         "finding": explanation.standing.finding.as_str(),
         "turn": explanation.standing.turn,
         "by": explanation.standing.by.to_string(),
+        "by_member": explanation.name(explanation.standing.by),
         "witnesses": explanation.standing.witnesses,
         "story": explanation.story.iter().map(step).collect::<Vec<_>>(),
     });
+    let witnesses = explanation.witnesses();
+    if !witnesses.is_empty() {
+        told["witnessed_by"] = witnesses.into_iter().map(|id| explanation.name(id)).collect();
+    }
     if let Some(rtt) = &explanation.rtt {
         told["rtt_us"] = Value::from(rtt.smoothed.as_micros() as u64);
     }
@@ -235,6 +242,7 @@ pub(super) async fn service(
     let query = Query::parse(query.as_deref())?;
     let (than, filter) = (blocking(&query)?, filter(&query)?);
     let is_healthy = flag(&query, "healthy")?;
+    check_service(&name)?;
     let index = desk.newer_native(Subject::Service(&name), than).await;
     let service = desk.reader.service(&name);
     let Some(service) = service else {

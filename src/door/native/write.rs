@@ -321,7 +321,7 @@ fn drain_timeout(desk: &Desk, said: Value) -> Result<Duration, Refusal> {
     }
     let Wish { timeout_ms } = read(said)?;
     let asked = within("timeout_ms", timeout_ms, 0, DRAIN_MAX_MS)?;
-    Ok(asked.map_or(desk.drain_timeout, Duration::from_millis))
+    Ok(asked.map_or_else(|| desk.rules.drain_timeout(), Duration::from_millis))
 }
 
 pub(super) async fn drain_offer(
