@@ -112,40 +112,56 @@ pub enum Seen {
     Rejoined,
 }
 
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Seen {
+    /// Who told it.
+    pub const fn by(&self) -> Option<NodeId> {
         match *self {
-            Self::Unanswered { probes, timeout } => write!(f, "{probes} probes unanswered for {timeout:.0?} each"),
-            Self::Answered { rtt } => write!(f, "answered again after {rtt:.1?}"),
-            Self::Asked { witnesses, is_final: false } => write!(f, "asked {witnesses} members to probe it"),
+            Self::Testified { by, .. } | Self::Heard { by, .. } | Self::Disputed { by, .. } => Some(by),
+            Self::Cleared { by } => by,
+            _ => None,
+        }
+    }
+
+    /// The same words as its `Display`, with `name` in the place of the id of who told it.
+    pub fn told(&self, name: impl FnOnce(NodeId) -> String) -> String {
+        let by = self.by().map(name).unwrap_or_default();
+        match *self {
+            Self::Unanswered { probes, timeout } => format!("{probes} probes unanswered for {timeout:.0?} each"),
+            Self::Answered { rtt } => format!("answered again after {rtt:.1?}"),
+            Self::Asked { witnesses, is_final: false } => format!("asked {witnesses} members to probe it"),
             Self::Asked { witnesses, is_final: true } => {
-                write!(f, "asked {witnesses} members to probe it once more, before it is taken to be gone")
+                format!("asked {witnesses} members to probe it once more, before it is taken to be gone")
             }
-            Self::Testified { by, sent, answered, control_sent, control_answered } => write!(
-                f,
+            Self::Testified { sent, answered, control_sent, control_answered, .. } => format!(
                 "{by} got {answered} of {sent} answers from it, and {control_answered} of {control_sent} from us"
             ),
-            Self::Cleared { by: Some(by) } => write!(f, "cleared: {by} reaches it"),
-            Self::Cleared { by: None } => f.write_str("cleared: others reach it"),
-            Self::Undecided { witnesses } => write!(f, "undecided: {witnesses} members answered us"),
+            Self::Cleared { by: Some(_) } => format!("cleared: {by} reaches it"),
+            Self::Cleared { by: None } => "cleared: others reach it".to_owned(),
+            Self::Undecided { witnesses } => format!("undecided: {witnesses} members answered us"),
             Self::Convicted { finding, witnesses } => {
-                write!(f, "we told everybody: {}, {witnesses} witnesses", finding.as_str())
+                format!("we told everybody: {}, {witnesses} witnesses", finding.as_str())
             }
-            Self::Heard { finding, turn, by, witnesses } => {
-                write!(f, "{by} told: {}, {witnesses} witnesses, turn {turn}", finding.as_str())
+            Self::Heard { finding, turn, witnesses, .. } => {
+                format!("{by} told: {}, {witnesses} witnesses, turn {turn}", finding.as_str())
             }
-            Self::Disputed { finding, by, witnesses } => {
-                write!(f, "{by} told: {}, {witnesses} witnesses; not believed, we reach it", finding.as_str())
+            Self::Disputed { finding, witnesses, .. } => {
+                format!("{by} told: {}, {witnesses} witnesses; not believed, we reach it", finding.as_str())
             }
-            Self::Released { sent, answered } => write!(f, "released: {answered} of {sent} probes answered"),
-            Self::Refuted { turn } => write!(f, "we were accused, and refuted it with turn {turn}"),
+            Self::Released { sent, answered } => format!("released: {answered} of {sent} probes answered"),
+            Self::Refuted { turn } => format!("we were accused, and refuted it with turn {turn}"),
             Self::Bore { finding, turn } => {
-                write!(f, "we were accused ({}, turn {turn}), and others are to say when it is over", finding.as_str())
+                format!("we were accused ({}, turn {turn}), and others are to say when it is over", finding.as_str())
             }
-            Self::GivenUp => f.write_str("an operator told us that it is gone: we make sure"),
-            Self::CutOff => f.write_str("nobody answers us: we are cut off, and accuse nobody"),
-            Self::Rejoined => f.write_str("somebody answers us again"),
+            Self::GivenUp => "an operator told us that it is gone: we make sure".to_owned(),
+            Self::CutOff => "nobody answers us: we are cut off, and accuse nobody".to_owned(),
+            Self::Rejoined => "somebody answers us again".to_owned(),
         }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(|id| id.to_string()))
     }
 }
 
@@ -183,6 +199,15 @@ impl Story {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_told_it_is_named() {
+        let seen = Seen::Testified { by: NodeId(7), sent: 9, answered: 0, control_sent: 4, control_answered: 4 };
+        assert_eq!(seen.told(|_| "b".to_owned()), "b got 0 of 9 answers from it, and 4 of 4 from us");
+        assert_eq!(seen.to_string(), "0000000000000007 got 0 of 9 answers from it, and 4 of 4 from us");
+        let cleared = Seen::Cleared { by: Some(NodeId(7)) };
+        assert_eq!(cleared.told(|_| "b".to_owned()), "cleared: b reaches it");
+    }
 
     #[test]
     fn only_the_last_lines_are_kept() {

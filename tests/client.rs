@@ -151,7 +151,7 @@ fn serve(stream: Box<dyn Duplex>, note: &Mutex<Vec<Asked>>, answers: &mut Answer
 }
 
 fn error(message: &str) -> Value {
-    json!({ "schema_version": 1, "error": { "code": "x", "message": message } })
+    json!({ "schema_version": 1, "error": { "code": "forbidden", "message": message } })
 }
 
 fn member(name: &str, state: &str) -> Value {
@@ -257,7 +257,12 @@ fn what_the_agent_refuses_is_code_7_and_what_it_cannot_read_is_code_2() {
         ("GET /v2/services/web", 400, error("the filter ends too early")),
     ]);
     assert!(agent.fails(7, &["members"]).contains("no token; give a token with"));
-    assert!(agent.fails(7, &["leave"]).contains("scope write"));
+    assert!(agent.fails(7, &["leave"]).contains("may only read; give a token that may do it with --token-file"));
+    let other = "the host \"agent.example\" is not this agent's: without a token, ask by address or localhost";
+    let mut refused = error(other);
+    refused["error"]["code"] = Value::from("wrong_host");
+    let stderr = Agent::new(&[("GET /v2/members", 403, refused)]).fails(7, &["members"]);
+    assert!(stderr.contains(other) && !stderr.contains("--token-file"), "no scope would help: {stderr}");
     assert!(agent.fails(7, &["forget", "b"]).contains("b answers"));
     assert!(agent.fails(2, &["get", "web", "--selector", "x =="]).contains("ends too early"));
     assert!(agent.fails(2, &["members", "--api", "nowhere"]).contains("HOST:PORT"));
@@ -452,8 +457,9 @@ fn events_are_printed_one_by_one_until_the_agent_ends() {
 fn explain_rtt_and_stats_are_for_people_first() {
     let story = json!([{ "ago_ms": 2_000, "what": "did not answer" }]);
     let explanation = json!({
-        "schema_version": 1, "member": member("b", "unreachable"), "finding": "unreachable", "turn": 1, "by": "c",
-        "witnesses": 3, "rtt_us": 350, "story": story,
+        "schema_version": 1, "member": member("b", "unreachable"), "finding": "silent", "turn": 1,
+        "by": "000000000000000c", "by_member": "c", "witnesses": 3, "witnessed_by": ["a", "d", "e"], "rtt_us": 350,
+        "story": story,
     });
     let rtts = json!({ "schema_version": 1, "from": "a", "members": [
         { "member": "b", "member_id": "b", "state": "reachable", "rtt_us": 350, "deviation_us": 20 },
@@ -470,7 +476,8 @@ fn explain_rtt_and_stats_are_for_people_first() {
         ),
     ]);
     let text = agent.shows(&["explain", "b"]);
-    assert!(text.starts_with("b at 127.0.0.1:7900 is unreachable, last heard 1.2 s ago; verdict unreachable by c, 3"));
+    let line = "b at 127.0.0.1:7900 is unreachable, last heard 1.2 s ago; verdict silent by c, 3 witnesses (a, d, e)";
+    assert!(text.starts_with(line), "{text}");
     assert!(text.ends_with("2.0 s  did not answer\n"), "{text}");
     assert!(agent.fails(3, &["explain", "bet"]).contains("did you mean beta?"));
     let text = agent.shows(&["rtt"]);

@@ -346,13 +346,16 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         finding: &'static str,
         turn: u32,
         by: String,
+        by_member: String,
         witnesses: u8,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        witnessed_by: Vec<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         rtt_us: Option<u64>,
         story: Vec<Step>,
     }
     let Explanation { member, standing, rtt, story, .. } = explanation;
-    let step = |step: &Told| Step { ago_ms: step.ago.as_millis() as u64, what: step.seen.to_string() };
+    let step = |step: &Told| Step { ago_ms: step.ago.as_millis() as u64, what: explanation.words(step) };
     text(&Answer {
         ts: now(),
         event: "explanation",
@@ -363,7 +366,9 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         finding: standing.finding.as_str(),
         turn: standing.turn,
         by: standing.by.to_string(),
+        by_member: explanation.name(standing.by),
         witnesses: standing.witnesses,
+        witnessed_by: explanation.witnesses().into_iter().map(|id| explanation.name(id)).collect(),
         rtt_us: rtt.map(|rtt| rtt.smoothed.as_micros() as u64),
         story: story.iter().map(step).collect(),
     })

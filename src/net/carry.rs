@@ -1,6 +1,6 @@
 //! Carries out what a node wants done: sends, asks, answers, shows and tells. Knows nothing of when a node is driven.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -519,8 +519,13 @@ impl Carrier {
             Some(known) => (known.standing, known.rtt),
             None => (self.node.own_standing(), None),
         };
-        let story = self.node.explain(id).map(|line| Told { ago: now.since(line.at), seen: line.seen }).collect();
-        Some(Explanation { member, standing, rtt, story })
+        let story = self.node.explain(id).map(|line| Told { ago: now.since(line.at), seen: line.seen });
+        let story: Vec<Told> = story.collect();
+        let told: BTreeSet<NodeId> = story.iter().filter_map(|told| told.seen.by()).chain([standing.by]).collect();
+        let members = self.link.reader.members();
+        let told = members.iter().filter(|member| told.contains(&member.peer.id));
+        let names = told.map(|member| (member.peer.id, Arc::clone(&member.name))).collect();
+        Some(Explanation { member, standing, rtt, story, names })
     }
 
     pub(crate) fn stats(&self) -> Stats {

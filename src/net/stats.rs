@@ -1,5 +1,6 @@
 //! The figures of a member: of its node, socket, streams, driver and view, in one list.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use super::socket::{SocketStats, Traffic};
 use crate::counters::Counters;
 use crate::detector::Rtt;
 use crate::node::Node;
-use crate::peer::Member;
+use crate::peer::{Member, NodeId};
 use crate::story::Seen;
-use crate::verdict::Standing;
+use crate::verdict::{Finding, Standing};
 use crate::view::Sizes;
 
 /// A wake this much later than it was due is a stall of our own: counted and logged.
@@ -141,6 +142,38 @@ pub struct Explanation {
     pub rtt: Option<Rtt>,
     /// What was seen and heard of it, in order; the last lines only.
     pub story: Vec<Told>,
+    /// The names of whom it is about and of who told it, as far as they are known here.
+    pub(crate) names: BTreeMap<NodeId, Arc<str>>,
+}
+
+impl Explanation {
+    /// The name of who gave the verdict, or told something; the id where no name is known.
+    pub fn name(&self, id: NodeId) -> String {
+        self.names.get(&id).map_or_else(|| id.to_string(), ToString::to_string)
+    }
+
+    /// A line of the story in words, with names.
+    pub fn words(&self, told: &Told) -> String {
+        told.seen.told(|id| self.name(id))
+    }
+
+    /// Who told us, when they were asked last, that they found what the verdict says. Only the accuser hears them: of
+    /// another's verdict, this is empty.
+    pub fn witnesses(&self) -> Vec<NodeId> {
+        let finding = self.standing.finding;
+        if !finding.accuses() {
+            return Vec::new();
+        }
+        let asked = self.story.iter().rposition(|told| matches!(told.seen, Seen::Asked { .. })).unwrap_or_default();
+        let mut found = BTreeMap::new();
+        for told in &self.story[asked..] {
+            if let Seen::Testified { by, sent, answered, .. } = told.seen {
+                // The last word of each counts.
+                found.insert(by, answered == 0 || (finding == Finding::Lossy && answered < sent));
+            }
+        }
+        found.into_iter().filter_map(|(by, agrees)| agrees.then_some(by)).collect()
+    }
 }
 
 /// A line of a story.

@@ -464,9 +464,18 @@ pub(super) async fn explain(args: ExplainArgs, output: &Output) -> Result<(), Fa
             age if age.is_empty() => String::new(),
             age => format!(", last heard {age} ago"),
         };
-        let by = match (text(&whole, "/by"), &whole["witnesses"]) {
-            (by, _) if by.is_empty() => String::new(),
-            (by, witnesses) => format!("; verdict {} by {by}, {witnesses} witnesses", text(&whole, "/finding")),
+        let by = match text(&whole, "/by_member") {
+            // Of an agent that is older.
+            name if name.is_empty() => text(&whole, "/by"),
+            name => name,
+        };
+        let names: Vec<String> = super::show::rows(&whole, "/witnessed_by").iter().map(|name| text(name, "")).collect();
+        let witnessed = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        let by = match &whole["witnesses"] {
+            _ if by.is_empty() => String::new(),
+            witnesses => {
+                format!("; verdict {} by {by}, {witnesses} witnesses{witnessed}", text(&whole, "/finding"))
+            }
         };
         let rtt = match micros(&whole, "/rtt_us").0 {
             rtt if rtt.is_empty() => String::new(),
