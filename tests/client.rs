@@ -97,8 +97,10 @@ impl<T: Read + Write> Duplex for T {}
 
 fn tidings(addr: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    for variable in ["TIDINGS_HTTP_TOKEN", "TIDINGS_HTTP_CA", "TIDINGS_OUTPUT", "TIDINGS_KEY", "TIDINGS_CONFIG"] {
-        command.env_remove(variable);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            command.env_remove(name);
+        }
     }
     command.env("TIDINGS_HTTP_ADDR", addr).args(arguments).stdin(Stdio::null());
     command
@@ -349,6 +351,29 @@ fn a_token_comes_from_the_environment_or_a_file_and_is_sent_as_a_bearer() {
 }
 
 #[test]
+fn what_a_node_is_told_means_nothing_to_a_command_and_the_other_way_round() {
+    let agent = Agent::new(&[("GET /v2/services", 200, services())]);
+    // A node's table of tokens is none of a command's, and how a node prints is not how a command does.
+    let mut command = tidings(&agent.addr, &["services"]);
+    command.env("TIDINGS_OUTPUT", "neither").env("TIDINGS_HTTP_TOKENS", "/no/such/file");
+    let output = command.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut command = tidings(&agent.addr, &["services"]);
+    let output = command.env("TIDINGS_CLIENT_OUTPUT", "json").output().expect("it runs");
+    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+    let help = |command: &str| {
+        let output = tidings(&agent.addr, &[command, "--help"]).output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let variables = text.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+        variables.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (of_node, of_command) = (help("node"), help("services"));
+    assert!(of_node.len() > 20 && of_command.len() > 3, "{of_node:?} {of_command:?}");
+    let both: Vec<_> = of_node.intersection(&of_command).collect();
+    assert_eq!(both, ["TIDINGS_LOG_FORMAT", "TIDINGS_LOG_LEVEL"]);
+}
+
+#[test]
 fn https_trusts_the_authority_that_is_named_and_no_other() {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
@@ -451,6 +476,14 @@ fn events_are_printed_one_by_one_until_the_agent_ends() {
     assert_eq!(stdout, "t member_down         b\nt lagged              lost=7\n");
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(agent.asked()[0].line, "GET /v2/events?service=a%20b&event=member_down");
+}
+
+#[test]
+fn an_event_without_end_is_not_waited_for() {
+    let endless = format!("event: member_up\ndata: {{\"x\": \"{}\"}}\n\n", "x".repeat(2 * 1024 * 1024));
+    let agent = Agent::new(&[("GET /v2/events", 200, Value::from(endless))]);
+    let stderr = agent.fails(1, &["events"]);
+    assert!(stderr.contains("more than 1048576 bytes"), "{stderr}");
 }
 
 #[test]
@@ -562,6 +595,52 @@ fn the_doctor_says_what_is_wrong_and_what_to_do_about_it() {
     let checks: Vec<_> = wrong.iter().map(|finding| finding["check"].as_str().unwrap_or_default()).collect();
     assert_eq!(checks, ["members", "services"]);
     assert!(wrong.iter().all(|finding| finding["next"].as_str().is_some_and(|next| next.starts_with("tidings "))));
+}
+
+/// An agent whose member has stopped: it still tells the last that it knew.
+fn stopped() -> Agent {
+    let down = || error("the member has stopped: it has left");
+    Agent::new(&[
+        ("GET /livez", 503, Value::from("stopped: it has left\n")),
+        ("GET /readyz", 503, Value::from("the agent's member has stopped: it has left\n")),
+        ("GET /v2/agent", 503, down()),
+        ("GET /v2/members", 200, members(&[member("b", "unreachable")])),
+        ("GET /v2/agreement", 503, down()),
+        ("GET /v2/services", 200, services()),
+        ("GET /v2/rtt", 503, down()),
+        ("GET /v2/stats", 503, down()),
+        ("GET /v2/keys", 503, down()),
+    ])
+}
+
+#[test]
+fn of_an_agent_whose_member_has_stopped_is_told_what_can_be_had() {
+    let output = stopped().run(&["doctor", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("a list");
+    let of = |check: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("nothing of {check}: {findings:?}"))
+    };
+    let text = |finding: &Value| finding["found"].as_str().expect("text").to_owned();
+    assert!(of("alive")["result"] == "wrong" && text(of("alive")).contains("it has left"));
+    assert!(of("members")["result"] == "wrong" && text(of("members")).contains('b'));
+    for check in ["member", "agreement", "round trips", "counters", "keys"] {
+        assert!(of(check)["result"] == "skipped" && text(of(check)).contains("has stopped"), "{check}");
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("bundle.json");
+    let path = path.to_str().expect("text");
+    assert!(stopped().shows(&["debug", "--file", path]).contains("wrote"));
+    let bundle: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("it was written")).expect("JSON");
+    assert_eq!(bundle["members"]["members"][0]["member"], "b");
+    assert!(bundle["agent"]["failed"].as_str().is_some_and(|why| why.contains("has stopped")));
+    assert!(bundle["doctor"].as_array().is_some_and(|findings| findings.len() > 5));
+    // One that lets nobody in is another matter.
+    let closed = Agent::new(&[("GET /livez", 200, Value::from("alive")), ("GET /v2/agent", 401, error("no token"))]);
+    assert!(closed.fails(7, &["doctor"]).contains("no token"));
+    assert!(closed.fails(7, &["debug", "--file", path]).contains("no token"));
 }
 
 #[test]

@@ -273,7 +273,9 @@ async fn a_poll_is_never_answered_later_than_it_asked_for() {
     assert!(took < Duration::from_secs(10), "0 does not wait");
     // No service can have such a name: there is nothing to wait for, and nothing is remembered of it.
     let long = "x".repeat(tidings::record::limits::NAME_BYTES_MAX + 1);
-    for path in [format!("/v1/health/service/{long}"), "/v1/catalog/service/a%0Ab".into(), format!("/v2/services/{long}")] {
+    for path in
+        [format!("/v1/health/service/{long}"), "/v1/catalog/service/a%0Ab".into(), format!("/v2/services/{long}")]
+    {
         let (answer, took) = a.poll(&format!("{path}?index={index}&wait=5m")).await.unwrap();
         assert!(answer.status == 400 && answer.text().contains("service"), "{path}: {}", answer.text());
         assert!(took < Duration::from_secs(10), "{path}");

@@ -157,14 +157,23 @@ const RUNNING: [&str; 2] = ["node", "run"];
 /// The values of settings as text, by their names.
 pub(super) type Values = BTreeMap<String, Vec<String>>;
 
+/// Arguments and file, read once more.
+pub(super) struct Again {
+    pub(super) matches: ArgMatches,
+    pub(super) values: Values,
+    /// As others may see them.
+    pub(super) shown: Vec<Setting>,
+}
+
 /// Reads arguments and file once more, for a node that runs.
 ///
 /// # Errors
 /// What is wrong with the file or the arguments.
-pub(super) fn read_again(arguments: &[OsString]) -> Result<(ArgMatches, Values), Failure> {
+pub(super) fn read_again(arguments: &[OsString]) -> Result<Again, Failure> {
     let command = <super::Cli as clap::CommandFactory>::command();
     let settings = settings(&command);
-    let matches = filled(command, arguments)?.0.try_get_matches_from(arguments);
+    let (filled, file) = filled(command.clone(), arguments)?;
+    let matches = filled.try_get_matches_from(arguments);
     let matches = matches.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let of = matches.subcommand().map_or(&matches, |(_, of)| of);
     let value = |setting: &Arg| {
@@ -172,7 +181,8 @@ pub(super) fn read_again(arguments: &[OsString]) -> Result<(ArgMatches, Values),
         (key(setting), raw.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect())
     };
     let values = settings.iter().map(value).collect();
-    Ok((matches, values))
+    let shown = effective(&command, &matches, &file);
+    Ok(Again { matches, values, shown })
 }
 
 /// The command with the configuration file's values as defaults, where it has such settings.

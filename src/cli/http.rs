@@ -18,15 +18,16 @@ pub(super) struct HttpArgs {
     /// Serve HTTP on this address, such as 127.0.0.1:8500: /v2, what clients of Consul understand at /v1, /metrics
     ///
     /// Whoever can reach it can read and change all, unless there are tokens. Other addresses than loopback need
-    /// --http-token-file, --http-cert and --http-key, or --insecure.
+    /// --http-tokens, --http-cert and --http-key, or --insecure.
     #[arg(long, env = "TIDINGS_HTTP", value_name = "ADDR", verbatim_doc_comment)]
     http: Option<SocketAddr>,
 
     /// A file with the tokens that HTTP asks for: TOKEN read or TOKEN write, one a line; # begins a comment
     ///
-    /// `anonymous read` lets everybody read. It must not be readable by the group or the world.
-    #[arg(long, env = "TIDINGS_HTTP_TOKEN_FILE", value_name = "FILE", requires = "http", verbatim_doc_comment)]
-    http_token_file: Option<PathBuf>,
+    /// `anonymous read` lets everybody read. It must not be readable by the group or the world. SIGHUP reads it again.
+    /// The token that a command sends to an agent is another: --token-file, TIDINGS_HTTP_TOKEN.
+    #[arg(long, env = "TIDINGS_HTTP_TOKENS", value_name = "FILE", requires = "http", verbatim_doc_comment)]
+    http_tokens: Option<PathBuf>,
 
     /// Serve HTTPS with this certificate, in PEM, followed by those between it and its authority
     #[arg(long, env = "TIDINGS_HTTP_CERT", value_name = "FILE", requires = "http_key")]
@@ -56,14 +57,18 @@ impl HttpArgs {
         plan.is_insecure = is_insecure;
         plan.drain_timeout = drain_timeout;
         plan.settings = settings;
-        if let Some(path) = &self.http_token_file {
-            plan.tokens = Some(Tokens::read(path).map_err(|error| refused(&error.into()))?);
-        }
+        plan.tokens = self.tokens()?;
         if let (Some(certificate), Some(key)) = (&self.http_cert, &self.http_key) {
             plan.https = Some(HttpsFiles { certificate: certificate.clone(), key: key.clone() });
         }
         plan.check().map_err(|error| refused(&error))?;
         Ok(Some(plan))
+    }
+
+    /// Reads the file of tokens, if there shall be any.
+    pub(super) fn tokens(&self) -> Result<Option<Tokens>, Failure> {
+        let Some(path) = &self.http_tokens else { return Ok(None) };
+        Tokens::read(path).map(Some).map_err(|error| refused(&error.into()))
     }
 }
 

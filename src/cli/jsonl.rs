@@ -231,9 +231,12 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         withdrawn: &'a [String],
         needs_restart: &'a [String],
         wrong: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u64>,
     }
-    let Reloaded { changed, offered, withdrawn, needs_restart, wrong } = reloaded;
-    text(&Lists { ts: now(), event: "reloaded", changed, offered, withdrawn, needs_restart, wrong })
+    let Reloaded { changed, offered, withdrawn, needs_restart, wrong, retry } = reloaded;
+    let retry_ms = retry.map(|after| after.as_millis() as u64);
+    text(&Lists { ts: now(), event: "reloaded", changed, offered, withdrawn, needs_restart, wrong, retry_ms })
 }
 
 /// The answer to `tell`.

@@ -28,9 +28,9 @@ use super::exit::{Exit, Failure};
 use super::http::{self, HttpArgs};
 use super::jsonl::{self, Me};
 use super::keys::KeyArgs;
-use super::notify::Notify;
+use super::notify::{Lives, Notify};
 use super::output::{Closed, Output};
-use super::reload::{self, Reloaded, Settings};
+use super::reload::{self, Reloaded, Running, Settings};
 use super::signals::{Hangup, Signals};
 use super::view::Shown;
 use super::{check, config, parse_span, spec, table};
@@ -187,7 +187,7 @@ pub(super) struct Args {
     keys: KeyArgs,
 
     #[command(flatten)]
-    http: HttpArgs,
+    pub(super) http: HttpArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -324,8 +324,8 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
     let uncaught = |e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}"));
     let mut signals = Signals::install().map_err(uncaught)?;
     let hangup = Hangup::install().map_err(uncaught)?;
-    let settings = Settings::of_process()?;
     let plan = args.http_plan(shown)?;
+    let settings = Settings::of_process(args, plan.as_ref().and_then(|plan| plan.tokens.clone()))?;
     // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
     let agent = tokio::select! {
         agent = Agent::start(args) => agent?,
@@ -340,8 +340,8 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
         peer: agent.registry.peer(),
         is_insecure: agent.registry.is_insecure(),
     };
-    let notify = Notify::start(&agent.registry);
-    let mut reloading = Reloading { hangup, settings, notify: &notify };
+    let notify = Notify::start(&agent.registry, Lives::AsTheMember);
+    let mut reloading = Reloading { hangup, settings, notify: &notify, door: door.as_ref() };
     let ended = async {
         tokio::select! {
             result = show(args, mode, &agent, &me, &mut reloading, output) => match result {
@@ -375,6 +375,7 @@ struct Reloading<'a> {
     hangup: Hangup,
     settings: Settings,
     notify: &'a Notify,
+    door: Option<&'a Http>,
 }
 
 /// Drains, and tells how that went; or leaves at once, if it shall.
@@ -452,9 +453,15 @@ async fn show(
             }
             () = reloading.hangup.next() => {
                 reloading.notify.reloading();
-                let reloaded = reloading.settings.reload(args, offers).await;
+                let running = Running { args: &mut *args, offers, door: reloading.door };
+                let reloaded = reloading.settings.reload(running).await;
                 reloading.notify.reloaded();
                 printer.reloaded(reloaded).await?;
+            }
+            () = reloading.settings.due() => {
+                let running = Running { args: &mut *args, offers, door: reloading.door };
+                let reloaded = reloading.settings.try_again(running).await;
+                printer.reloaded(Ok(reloaded)).await?;
             }
             _ = redraw.tick(), if mode == Mode::Screen => printer.redraw().await?,
         }

@@ -2,11 +2,14 @@
 //! the member's own loop turns. Does nothing where nobody asked to be told.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tidings::peer::MemberState;
 use tidings::registry::Registry;
+use tidings::view::Status;
 use tokio::task::JoinHandle;
 
 /// How often the status is looked at.
@@ -16,27 +19,45 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Notify {
     task: Option<JoinHandle<()>>,
+    /// Whether it was told that we are.
+    is_ready: Arc<AtomicBool>,
+}
+
+/// How long the process lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lives {
+    /// It ends with its member.
+    AsTheMember,
+    /// It has something else to do, also when its member has left.
+    Longer,
 }
 
 impl Notify {
     /// Begins to tell.
-    pub(super) fn start(registry: &Registry) -> Self {
+    pub(super) fn start(registry: &Registry, lives: Lives) -> Self {
         let is_asked = std::env::var_os("NOTIFY_SOCKET").is_some();
-        Self { task: is_asked.then(|| tokio::spawn(tell(registry.clone()))) }
+        let is_ready = Arc::<AtomicBool>::default();
+        let task = is_asked.then(|| tokio::spawn(tell(registry.clone(), lives, Arc::clone(&is_ready))));
+        Self { task, is_ready }
     }
 
     /// The configuration is being read anew; end with [`reloaded`](Self::reloaded).
     pub(super) fn reloading(&self) {
-        if let (Some(_), Ok(now)) = (&self.task, NotifyState::monotonic_usec_now()) {
+        if let (true, Ok(now)) = (self.is_ready(), NotifyState::monotonic_usec_now()) {
             send(&[NotifyState::Reloading, now]);
         }
     }
 
     /// The configuration has been read.
     pub(super) fn reloaded(&self) {
-        if self.task.is_some() {
+        if self.is_ready() {
             send(&[NotifyState::Ready]);
         }
+    }
+
+    /// Before that, the end of a reload would be taken for the end of the start.
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     /// The end has begun; it may take this long.
@@ -62,11 +83,12 @@ fn send(state: &[NotifyState<'_>]) {
     }
 }
 
-async fn tell(registry: Registry) {
+async fn tell(registry: Registry, lives: Lives, is_ready: Arc<AtomicBool>) {
     if registry.ready().await.is_err() {
         return;
     }
     let mut told = status(&registry);
+    is_ready.store(true, Ordering::Relaxed);
     send(&[NotifyState::Ready, NotifyState::Status(&told)]);
     let watchdog = sd_notify::watchdog_enabled();
     // Three times within the limit, so that one that comes late is not the last.
@@ -75,7 +97,7 @@ async fn tell(registry: Registry) {
     loop {
         looks.tick().await;
         // The driver answers between two turns of its loop, so one that stands does not.
-        if watchdog.is_some() && is_in_time(registry.stats(), every).await {
+        if watchdog.is_some() && (is_in_time(registry.stats(), every).await || is_over(&registry, lives)) {
             send(&[NotifyState::Watchdog]);
         }
         let now = status(&registry);
@@ -84,6 +106,11 @@ async fn tell(registry: Registry) {
             told = now;
         }
     }
+}
+
+/// Whether there is no loop any more that could turn, nor need be.
+fn is_over(registry: &Registry, lives: Lives) -> bool {
+    lives == Lives::Longer && matches!(registry.status(), Status::Stopped(_))
 }
 
 /// Whether there is an answer, and no error, within this time.
@@ -109,7 +136,10 @@ mod tests {
         assert!(!is_in_time(stands, Duration::from_millis(10)).await);
         let registry = Registry::builder("notify-test", "a").start().await.expect("it starts");
         assert!(is_in_time(registry.stats(), patience).await);
+        assert!(!is_over(&registry, Lives::Longer));
         registry.leave().await.expect("it leaves");
         assert!(!is_in_time(registry.stats(), patience).await);
+        assert!(!is_over(&registry, Lives::AsTheMember), "such a process ends");
+        assert!(is_over(&registry, Lives::Longer), "such a one goes on");
     }
 }

@@ -17,7 +17,7 @@ use super::client::TOKEN_VARIABLE;
 use super::exit::{Exit, Failure};
 use super::keys::KEY_VARIABLE;
 use super::node::{self, Agent};
-use super::notify::Notify;
+use super::notify::{Lives, Notify};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,7 +77,7 @@ pub(super) async fn run(mut args: Args, shown: Vec<Setting>) -> Result<Exit, Fai
         signal = signals.end() => return Ok(Exit::Child(128 + code_of(signal))),
     };
     let door = agent.open(plan).await?;
-    let notify = Notify::start(&agent.registry);
+    let notify = Notify::start(&agent.registry, Lives::Longer);
     let mut child = match spawn(&args.command) {
         Ok(child) => child,
         Err(error) => {

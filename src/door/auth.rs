@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -48,12 +49,33 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The tokens that are accepted. Only digests are held.
+/// The tokens that are accepted. Only digests are held, with a key of this process.
 #[derive(Clone)]
 pub struct Tokens {
     key: hmac::Key,
     known: Vec<(hmac::Tag, Scope)>,
     anonymous: Option<Scope>,
+}
+
+impl PartialEq for Tokens {
+    /// Whether they were read from the same lines.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |a: &(hmac::Tag, Scope), b: &(hmac::Tag, Scope)| a.0.as_ref() == b.0.as_ref() && a.1 == b.1;
+        self.anonymous == other.anonymous
+            && self.known.len() == other.known.len()
+            && self.known.iter().zip(&other.known).all(|(a, b)| is_same(a, b))
+    }
+}
+
+/// The same for all tokens of a process, so that it can be told whether a file holds others than before.
+static KEY: OnceLock<hmac::Key> = OnceLock::new();
+
+fn key() -> Result<hmac::Key, TokensError> {
+    if let Some(key) = KEY.get() {
+        return Ok(key.clone());
+    }
+    let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| TokensError::Random)?;
+    Ok(KEY.get_or_init(|| key).clone())
 }
 
 impl fmt::Debug for Tokens {
@@ -131,8 +153,7 @@ impl Tokens {
     /// # Errors
     /// See [`TokensError`].
     pub fn parse(text: &str) -> Result<Self, TokensError> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| TokensError::Random)?;
-        let mut tokens = Self { key, known: Vec::new(), anonymous: None };
+        let mut tokens = Self { key: key()?, known: Vec::new(), anonymous: None };
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
             let wrong = |what: &str| TokensError::Line { line: index + 1, what: what.to_owned() };
@@ -204,6 +225,16 @@ mod tests {
             assert_eq!(tokens.scope(wrong), None, "{wrong:?}");
         }
         assert!(!format!("{tokens:?}").contains(READER));
+    }
+
+    #[test]
+    fn tokens_are_the_same_only_where_every_line_is() {
+        let parse = |text: &str| Tokens::parse(text).unwrap();
+        let text = format!("{READER} read\n{WRITER} write");
+        assert_eq!(parse(&text), parse(&format!("# again\n{text} ci\n")));
+        for other in [format!("{READER} read"), text.replace("read", "write"), format!("{text}\nanonymous read")] {
+            assert_ne!(parse(&text), parse(&other), "{other}");
+        }
     }
 
     #[test]

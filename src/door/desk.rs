@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -101,8 +101,7 @@ impl Rules {
         self.change(|now| {
             let mut all: BTreeMap<String, Setting> =
                 changed.into_iter().map(|setting| (setting.key.clone(), setting)).collect();
-            now.settings =
-                now.settings.iter().map(|old| all.remove(&old.key).unwrap_or_else(|| old.clone())).collect();
+            now.settings = now.settings.iter().map(|old| all.remove(&old.key).unwrap_or_else(|| old.clone())).collect();
         });
     }
 }
@@ -163,8 +162,7 @@ impl Desk {
             version: Box::new(move || *changes.borrow()),
             concerns: Box::new(move |subject| ours.is_local(subject)),
         };
-        let index =
-            Arc::new(Index::new(reader.clone(), unix_ms(), Box::new(move |subject| of.digest(subject)), local));
+        let index = Arc::new(Index::new(reader.clone(), unix_ms(), Box::new(move |subject| of.digest(subject)), local));
         let of = reader.clone();
         let native = Arc::new(Index::new(
             reader.clone(),

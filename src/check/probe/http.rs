@@ -48,8 +48,8 @@ async fn follow(http: &Http) -> Result<(StatusCode, Vec<u8>), Fault> {
         let Some(location) = location.filter(|_| http.follows_redirects && is_redirect(status)) else {
             return Ok((status, body));
         };
-        uri = resolve(&uri, &location)
-            .ok_or_else(|| format!("{status} leads nowhere: {:?}", without_user(&location)))?;
+        uri =
+            resolve(&uri, &location).ok_or_else(|| format!("{status} leads nowhere: {:?}", without_user(&location)))?;
         let asks_anew = status == StatusCode::SEE_OTHER
             || (method == Method::POST && matches!(status, StatusCode::FOUND | StatusCode::MOVED_PERMANENTLY));
         if asks_anew && method != Method::HEAD {

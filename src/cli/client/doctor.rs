@@ -15,7 +15,7 @@ use super::super::exit::{Exit, Failure};
 use super::super::output::Output;
 use super::super::{jsonl, table};
 use super::Common;
-use super::http::{Api, encoded};
+use super::http::{ASK_DOCTOR, Api, encoded};
 use super::show::{Sheet, rows, state, text};
 
 /// An answer that takes longer than this is slow, on any network.
@@ -141,33 +141,49 @@ fn finding_lines(finding: &Value) -> Vec<String> {
 async fn examine(api: &Api) -> Result<Report, Failure> {
     let mut report = Report::default();
     let began = Instant::now();
-    let alive = api.ask(Method::GET, "/livez", None, Duration::ZERO).await?;
+    let alive = api.ask_anyhow(Method::GET, "/livez", None, Duration::ZERO).await?;
     reached(&mut report, api, began.elapsed());
     clock(&mut report, alive.date.as_deref(), Timestamp::now());
+    if !alive.status.is_success() {
+        let found = String::from_utf8_lossy(&alive.body).trim().to_owned();
+        let next = "its log says why; start it again. What follows is the last that it knew";
+        report.say(Grade::Wrong, "alive", found, next);
+    }
     match api.ask(Method::GET, "/readyz", None, Duration::ZERO).await {
         Ok(_) => report.ok("ready", "the member has joined, and takes work"),
         Err(failure) => report.say(
             Grade::Wrong,
             "ready",
-            failure.to_string(),
+            failure.to_string().replace(ASK_DOCTOR, ""),
             "tidings join HOST:PORT, or look at its log for refusals",
         ),
     }
-    about_itself(&mut report, &api.get("/v2/agent").await?);
-    let members = api.get("/v2/members").await?;
-    about_members(&mut report, &members);
-    about_versions(&mut report, &members);
-    about_agreement(&mut report, &api.get("/v2/agreement").await?);
-    about_services(&mut report, &api.get("/v2/services").await?);
-    about_rtt(&mut report, &api.get("/v2/rtt").await?);
-    about_stats(&mut report, &api.get("/v2/stats").await?);
-    match api.get("/v2/keys").await {
-        Ok(keys) => about_keys(&mut report, &keys),
-        // It says itself what would help: a token, or a key.
-        Err(failure) => report.say(Grade::Skipped, "keys", failure.to_string(), ""),
+    let parts: [(&str, &str, About); 7] = [
+        ("member", "/v2/agent", about_itself),
+        ("members", "/v2/members", |report, members| {
+            about_members(report, members);
+            about_versions(report, members);
+        }),
+        ("agreement", "/v2/agreement", about_agreement),
+        ("services", "/v2/services", about_services),
+        ("round trips", "/v2/rtt", about_rtt),
+        ("counters", "/v2/stats", about_stats),
+        ("keys", "/v2/keys", about_keys),
+    ];
+    for (check, path, about) in parts {
+        match api.get(path).await {
+            Ok(told) => about(&mut report, &told),
+            // Whoever may read nothing learns nothing; keys are not for every reader.
+            Err(failure) if failure.exit == Exit::Refused && check != "keys" => return Err(failure),
+            // It says itself what would help: a token, a key, or a member that runs.
+            Err(failure) => report.say(Grade::Skipped, check, failure.to_string().replace(ASK_DOCTOR, ""), ""),
+        }
     }
     Ok(report)
 }
+
+/// Judges a part of what an agent tells.
+type About = fn(&mut Report, &Value);
 
 fn reached(report: &mut Report, api: &Api, took: Duration) {
     let found = format!("{} answers after {:.1} ms", api.address(), took.as_secs_f64() * 1e3);
@@ -383,13 +399,23 @@ fn about_keys(report: &mut Report, keys: &Value) {
 
 pub(super) async fn debug(args: DebugArgs, output: &Output) -> Result<(), Failure> {
     let (api, screen) = args.common.open(output)?;
-    let agent = api.get("/v2/agent").await?;
     let mut bundle = Map::new();
     bundle.insert("written".to_owned(), Value::from(jsonl::now()));
     bundle.insert("by".to_owned(), Value::from(concat!("tidings ", env!("CARGO_PKG_VERSION"))));
-    let findings = examine(&api).await.map_or_else(|failure| Value::from(failure.to_string()), |r| r.findings.into());
-    bundle.insert("doctor".to_owned(), findings);
-    let parts = ["config", "stats", "members", "services", "instances", "offers", "checks", "rtt", "agreement", "keys"];
+    bundle.insert("doctor".to_owned(), examine(&api).await?.findings.into());
+    let parts = [
+        "agent",
+        "config",
+        "stats",
+        "members",
+        "services",
+        "instances",
+        "offers",
+        "checks",
+        "rtt",
+        "agreement",
+        "keys",
+    ];
     for part in parts {
         // What cannot be had says why: a bundle is for when things are broken.
         let got = api.get(&format!("/v2/{part}")).await;
@@ -403,11 +429,13 @@ pub(super) async fn debug(args: DebugArgs, output: &Output) -> Result<(), Failur
         stories.push(story.unwrap_or_else(|failure| json!({ "member_id": id, "failed": failure.to_string() })));
     }
     bundle.insert("stories".to_owned(), Value::Array(stories));
-    let member: String = text(&agent, "/member/member")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' })
-        .collect();
-    bundle.insert("agent".to_owned(), agent);
+    // Of one that has stopped, the agent's address stands for its name.
+    let name = match text(&bundle["agent"], "/member/member") {
+        name if name.is_empty() => api.address().to_string().rsplit('/').next().unwrap_or_default().to_owned(),
+        name => name,
+    };
+    let member: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).collect();
     let path = args.file.unwrap_or_else(|| {
         let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
         PathBuf::from(format!("tidings-debug-{member}-{now}.json"))

@@ -24,8 +24,14 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The most bytes of one line of a stream of events; a record has 64 KiB.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
+/// How long a stream of events may be silent: an agent sends a comment every 15 s.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// The variable that holds a token. No option does: the arguments of a process are for everybody to see.
 pub(in crate::cli) const TOKEN_VARIABLE: &str = "TIDINGS_HTTP_TOKEN";
+
+/// What to do where an agent answers, and its member does not.
+pub(super) const ASK_DOCTOR: &str = "; tidings doctor looks further";
 
 /// The header that numbers a state, for waiting until there is a newer one.
 const INDEX: &str = "x-tidings-index";
@@ -104,9 +110,10 @@ pub(super) struct Api {
     timeout: Duration,
 }
 
-/// An answer of an agent that is no refusal.
+/// An answer of an agent.
 #[derive(Debug)]
 pub(super) struct Answer {
+    pub(super) status: StatusCode,
     /// The number of the state, where it has one.
     pub(super) index: Option<u64>,
     /// When the agent says that it is.
@@ -188,6 +195,18 @@ impl Api {
         body: Option<&Value>,
         patience: Duration,
     ) -> Result<Answer, Failure> {
+        let answer = self.ask_anyhow(method, path, body, patience).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(self.refusal(answer.status, &answer.body)) }
+    }
+
+    /// Any answer, also a refusal.
+    pub(super) async fn ask_anyhow(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
         let within = self.timeout + patience;
         let answered = async {
             let response = self.exchange(method, path, body).await?;
@@ -196,10 +215,7 @@ impl Api {
             let (index, date) = (text(INDEX).and_then(|index| index.parse().ok()), text(DATE.as_str()));
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| self.broken(&*error))?.to_bytes();
-            if head.status.is_success() {
-                return Ok(Answer { index, date, body });
-            }
-            Err(self.refusal(head.status, &body))
+            Ok(Answer { status: head.status, index, date, body })
         };
         tokio::time::timeout(within, answered).await.unwrap_or_else(|_| Err(self.late(within)))
     }
@@ -213,7 +229,7 @@ impl Api {
             let response = self.exchange(Method::GET, path, None).await?;
             let (head, body) = response.into_parts();
             if head.status.is_success() {
-                return Ok(Events { api: self.clone(), body, waiting: Vec::new() });
+                return Ok(Events { api: self.clone(), body, waiting: Vec::new(), searched: 0 });
             }
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             Err(self.refusal(head.status, &body.map_err(|error| self.broken(&*error))?.to_bytes()))
@@ -319,7 +335,7 @@ impl Api {
             StatusCode::CONFLICT => (Exit::Refused, ""),
             StatusCode::NOT_FOUND => (Exit::NotFound, ""),
             StatusCode::REQUEST_TIMEOUT => (Exit::Timeout, ""),
-            StatusCode::SERVICE_UNAVAILABLE => (Exit::Unreachable, "; tidings doctor looks further"),
+            StatusCode::SERVICE_UNAVAILABLE => (Exit::Unreachable, ASK_DOCTOR),
             _ => (Exit::Failed, ""),
         };
         Failure::new(exit, format!("{message}{next}"))
@@ -346,28 +362,38 @@ pub(super) struct Events {
     api: Api,
     body: Incoming,
     waiting: Vec<u8>,
+    /// So many of these have no end of a line.
+    searched: usize,
 }
 
 impl Events {
     /// The data of the next event.
     ///
     /// # Errors
-    /// The stream ended: the agent stopped, or the connection broke.
+    /// The stream ended: the agent stopped, or the connection broke, or an event is too long.
     pub(super) async fn next(&mut self) -> Result<Value, Failure> {
         loop {
-            if let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.waiting.drain(..=end).collect();
+            let end = self.waiting[self.searched..].iter().position(|byte| *byte == b'\n');
+            if end.map_or(self.waiting.len(), |end| self.searched + end) > EVENT_BYTES_MAX {
+                let text = format!("{} sent an event of more than {EVENT_BYTES_MAX} bytes", self.api.address);
+                return Err(Failure::new(Exit::Failed, text));
+            }
+            if let Some(end) = end {
+                let line: Vec<u8> = self.waiting.drain(..=self.searched + end).collect();
+                self.searched = 0;
                 // Every event is one line of data; names repeat what is in it, and comments keep the connection.
                 match line.strip_prefix(b"data:") {
                     Some(data) => return self.api.json(data.trim_ascii()),
                     None => continue,
                 }
             }
-            if self.waiting.len() > EVENT_BYTES_MAX {
-                let text = format!("{} sent an event of more than {EVENT_BYTES_MAX} bytes", self.api.address);
-                return Err(Failure::new(Exit::Failed, text));
-            }
-            match self.body.frame().await {
+            self.searched = self.waiting.len();
+            let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await;
+            let silent = |_| {
+                let text = format!("the agent at {} sent nothing for {SILENCE_MAX:?}: it is gone", self.api.address);
+                Failure::new(Exit::Unreachable, text)
+            };
+            match frame.map_err(silent)? {
                 Some(Ok(frame)) => self.waiting.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
                 Some(Err(error)) => return Err(self.api.broken(&error)),
                 None => {

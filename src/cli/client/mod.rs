@@ -88,7 +88,7 @@ struct Common {
     api: ApiArgs,
 
     /// How the answer looks
-    #[arg(long, short, env = "TIDINGS_OUTPUT", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(long, short, env = "TIDINGS_CLIENT_OUTPUT", value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
 }
 
