@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::{INSTANCES, NODES, ROWS, Sieve};
+use super::fields::{INSTANCES, NODES, ROWS};
 use super::register;
 use super::shape::{Entry, Instanced, Node, Row, Shapes};
 use crate::check::{Check, Kind, Outcome};
@@ -22,9 +22,7 @@ use crate::record::Key;
 use crate::view::Service;
 
 pub(super) async fn services(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &ROWS)?;
-    let index = desk.turn(Subject::Services, &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &ROWS, Subject::Services).await?;
     let services = desk.reader.services();
     if sieve.is_open() && !ask.asks_for_node_meta() {
         return Ok(ask.answer(index, &Shapes::tags(&services, |_| true)));
@@ -41,11 +39,9 @@ pub(super) async fn service(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &ROWS)?;
-    let index = desk.turn(Subject::Service(&name), &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &ROWS, Subject::Service(&name)).await?;
     let service = desk.reader.service(&name);
-    let entries = service.as_deref().map(|service| desk.shapes.entries(service)).unwrap_or_default();
+    let entries = desk.shapes.entries_of(service.as_deref());
     let rows = entries
         .into_iter()
         .filter(|entry| ask.meets_node_meta(&entry.node) && has_tags(entry, &ask.query))
@@ -61,9 +57,7 @@ pub(super) fn has_tags(entry: &Entry<'_>, query: &crate::door::ask::Query<'_>) -
 }
 
 pub(super) async fn nodes(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &NODES)?;
-    let index = desk.turn(Subject::Nodes, &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &NODES, Subject::Nodes).await?;
     let members = desk.reader.members();
     let services = desk.reader.services();
     let mut nodes: Vec<Node<'_>> = members.iter().map(|member| desk.shapes.member(member)).collect();
@@ -99,9 +93,7 @@ pub(super) async fn node(
         node: Node<'a>,
         services: BTreeMap<String, Instanced<'a>>,
     }
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &INSTANCES)?;
-    let index = desk.turn(Subject::All, &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &INSTANCES, Subject::All).await?;
     let (services, members) = (desk.reader.services(), desk.reader.members());
     let Some((node, on)) = on_node(&desk, &services, &members, &name) else {
         return Ok(ask.answer(index, &Value::Null));
@@ -122,9 +114,7 @@ pub(super) async fn node_services(
         node: Option<Node<'a>>,
         services: Vec<Instanced<'a>>,
     }
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &INSTANCES)?;
-    let index = desk.turn(Subject::All, &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &INSTANCES, Subject::All).await?;
     let (services, members) = (desk.reader.services(), desk.reader.members());
     let (node, on) = match on_node(&desk, &services, &members, &name) {
         Some((node, on)) => (Some(node), on),

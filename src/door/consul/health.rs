@@ -44,7 +44,7 @@ pub(super) async fn service(
     };
     let body = || {
         let service = desk.reader.service(&name);
-        let entries = service.as_deref().map(|service| desk.shapes.entries(service)).unwrap_or_default();
+        let entries = desk.shapes.entries_of(service.as_deref());
         ask.json(&entries.into_iter().filter(is_wanted).collect::<Vec<_>>())
     };
     // What our own checks print may change without anything else.
@@ -59,11 +59,9 @@ pub(super) async fn checks(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &CHECKS)?;
-    let index = desk.turn(Subject::Service(&name), &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &CHECKS, Subject::Service(&name)).await?;
     let service = desk.reader.service(&name);
-    let entries = service.as_deref().map(|service| desk.shapes.entries(service)).unwrap_or_default();
+    let entries = desk.shapes.entries_of(service.as_deref());
     let entries = entries.into_iter().filter(|entry| ask.meets_node_meta(&entry.node));
     let checks = entries.flat_map(|entry| entry.checks).filter(|check| !check.service_id.is_empty());
     Ok(ask.answer(index, &checks.filter(|check| sieve.holds(check)).collect::<Vec<_>>()))
@@ -74,9 +72,7 @@ pub(super) async fn node(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let ask = desk.ask(query.as_deref())?;
-    let sieve = Sieve::of(&ask.query, &CHECKS)?;
-    let index = desk.turn(Subject::All, &ask).await?;
+    let (ask, sieve, index) = desk.asked(query.as_deref(), &CHECKS, Subject::All).await?;
     let (services, members) = (desk.reader.services(), desk.reader.members());
     let mut checks = Vec::new();
     if let Some((node, on)) = on_node(&desk, &services, &members, &name) {

@@ -22,6 +22,7 @@ use super::ask::{Blocking, Query};
 use super::desk::Desk;
 use super::index::Subject;
 use super::refusal::{Refusal, check_service, with_type};
+use fields::{Documents, Sieve};
 use shape::Node;
 pub(super) use shape::Shapes;
 
@@ -126,6 +127,19 @@ impl Desk {
         }
         let is_pretty = query.flag("pretty")?;
         Ok(Ask { query, blocking, is_pretty })
+    }
+
+    /// Reads a query with the filter that it may have, and waits as it says; gives the number of the answer too.
+    async fn asked<'q>(
+        &self,
+        query: Option<&'q str>,
+        documents: &'static Documents,
+        subject: Subject<'_>,
+    ) -> Result<(Ask<'q>, Sieve, u64), Refusal> {
+        let ask = self.ask(query)?;
+        let sieve = Sieve::of(&ask.query, documents)?;
+        let index = self.turn(subject, &ask).await?;
+        Ok((ask, sieve, index))
     }
 
     /// Waits as the query says. What is read afterwards is at least as new as the number.

@@ -295,6 +295,11 @@ impl Shapes {
         service.all().iter().map(|offered| self.entry(offered)).collect()
     }
 
+    /// The same; none of one that is not there.
+    pub(super) fn entries_of<'a>(&'a self, service: Option<&'a Service>) -> Vec<Entry<'a>> {
+        service.map(|service| self.entries(service)).unwrap_or_default()
+    }
+
     pub(super) fn entry<'a>(&'a self, offered: &'a Offered) -> Entry<'a> {
         let external = External::of(&offered.instance);
         let node = match &external {
