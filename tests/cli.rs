@@ -365,17 +365,19 @@ fn a_closed_pipe_is_a_normal_end() {
     // An answer finds nobody. Standard input stays open, so only that can end the node. Asked again and again: a
     // process that another test starts holds this pipe too, from its fork to its exec, and takes an answer with it.
     let mut stdin = child.stdin.take().unwrap();
+    let (end, ended) = mpsc::channel::<()>();
     let asking = std::thread::spawn(move || {
         for _ in 0..PATIENCE.as_millis() / 50 {
-            if stdin.write_all(b"view\n").is_err() {
+            let is_over = ended.recv_timeout(Duration::from_millis(50)) != Err(mpsc::RecvTimeoutError::Timeout);
+            if is_over || stdin.write_all(b"view\n").is_err() {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
     });
     let mut stderr = child.stderr.take().unwrap();
     let mut node = Node { child: Some(child), stdin: None, lines: mpsc::channel().1, addr: String::new() };
     assert_eq!(node.end().code(), Some(0));
+    drop(end);
     asking.join().unwrap();
     let mut told = String::new();
     stderr.read_to_string(&mut told).unwrap();
