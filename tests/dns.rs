@@ -211,8 +211,10 @@ async fn a_service_in_capitals_that_comes_later_is_found_soon() {
     let dns = Dns::open(&a, plan()).expect("it opens");
     let shop = Instance::new("WebShop", SocketAddr::from(([127, 0, 0, 1], 80))).expect("it is right");
     let _offered = a.register(shop).await.expect("it is taken");
-    soon(async { while Header::of(&over_udp(dns.addr(), &question(1, "webshop.service.tidings", A)).await).answers == 0 {} })
-        .await;
+    soon(async {
+        while Header::of(&over_udp(dns.addr(), &question(1, "webshop.service.tidings", A)).await).answers == 0 {}
+    })
+    .await;
 }
 
 #[tokio::test]

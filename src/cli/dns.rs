@@ -27,7 +27,13 @@ pub(super) struct DnsArgs {
     dns_domain: Arc<str>,
 
     /// A domain in which the same names are found; repeatable, or with commas
-    #[arg(long, env = "TIDINGS_DNS_ALT_DOMAIN", value_name = "DOMAIN", default_value = "consul", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TIDINGS_DNS_ALT_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "consul",
+        value_delimiter = ','
+    )]
     #[arg(value_parser = domain)]
     dns_alt_domain: Vec<Arc<str>>,
 

@@ -92,7 +92,11 @@ impl Handler {
     pub fn answer(&mut self, from: Source, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let zone = Arc::clone(&self.zone);
         let figures = &*zone.counts.0;
-        if from.is_tcp { figures.tcp.count() } else { figures.udp.count() }
+        if from.is_tcp {
+            figures.tcp.count()
+        } else {
+            figures.udp.count()
+        }
         let is_over = !from.is_tcp && zone.is_over(from);
         let question = match wire::read(bytes) {
             Read::Question(question) => question,
@@ -317,8 +321,7 @@ impl Answer<'_> {
         let Domain { name, server, hostmaster, .. } = self.domain;
         // Grows with every change of the view, and wraps round as serial numbers do (RFC 1982).
         let serial = self.zone.began.wrapping_add(self.zone.reader.published() as u32);
-        let data =
-            SOA::new(server.clone(), hostmaster.clone(), serial, REFRESH, RETRY, EXPIRE, NEGATIVE_TTL);
+        let data = SOA::new(server.clone(), hostmaster.clone(), serial, REFRESH, RETRY, EXPIRE, NEGATIVE_TTL);
         Record::from_rdata(name.clone(), ttl, RData::SOA(data))
     }
 
@@ -450,9 +453,8 @@ impl Answer<'_> {
     /// should they be kept for use.
     fn picks<'s>(&self, services: &'s [Arc<Service>], tag: Option<&str>, namespace: Option<&str>) -> Picks<'s> {
         let is_asked_for = |offered: &&Offered| is_asked_for(&offered.instance, tag, namespace);
-        let is_passing = |offered: &&Offered| {
-            !self.zone.plan.only_passing || offered.instance.status == InstanceStatus::Passing
-        };
+        let is_passing =
+            |offered: &&Offered| !self.zone.plan.only_passing || offered.instance.status == InstanceStatus::Passing;
         let weighed = |offered: &'s Offered| (offered, offered.instance.weight);
         let healthy = services.iter().flat_map(|service| service.healthy());
         let mut all: Vec<_> = healthy.filter(is_asked_for).filter(is_passing).map(weighed).collect();

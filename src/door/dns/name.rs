@@ -93,7 +93,9 @@ fn service<'t>(path: &'t str, namespace: Option<&'t str>) -> Asked<'t> {
     match path.split_once('.') {
         // Resolvers that ask for no more of a name than they must (RFC 9156) come by `_tcp.service`.
         None if path.is_empty() || path.starts_with('_') => Asked::Branch,
-        Some((first, second)) if first.starts_with('_') && second.starts_with('_') => standard(first, second, namespace),
+        Some((first, second)) if first.starts_with('_') && second.starts_with('_') => {
+            standard(first, second, namespace)
+        }
         _ => Asked::Service { path, namespace },
     }
 }
@@ -102,7 +104,9 @@ fn service<'t>(path: &'t str, namespace: Option<&'t str>) -> Asked<'t> {
 fn short<'t>(path: &'t str, namespace: Option<&'t str>) -> Asked<'t> {
     match path.split_once('.') {
         None if path.starts_with('_') => Asked::Branch,
-        Some((first, second)) if first.starts_with('_') && second.starts_with('_') => standard(first, second, namespace),
+        Some((first, second)) if first.starts_with('_') && second.starts_with('_') => {
+            standard(first, second, namespace)
+        }
         _ => Asked::Nothing,
     }
 }
@@ -194,7 +198,8 @@ mod tests {
     #[test]
     fn a_namespace_and_a_datacenter_may_stand_before_the_domain() {
         let prod = Asked::Service { path: "web", namespace: Some("prod") };
-        for name in ["web.service.prod.ns.tidings", "web.service.prod.ns.dc1.tidings", "web.service.prod.ns.dc1.dc.consul"]
+        for name in
+            ["web.service.prod.ns.tidings", "web.service.prod.ns.dc1.tidings", "web.service.prod.ns.dc1.dc.consul"]
         {
             assert_eq!(asked(name), prod, "{name}");
         }
@@ -208,7 +213,8 @@ mod tests {
 
     #[test]
     fn what_only_has_names_below_it_is_there() {
-        for name in ["service", "node", "addr", "dc1", "dc", "dc1.dc", "prod.ns", "service.prod.ns", "_tcp.service", "_tcp"]
+        for name in
+            ["service", "node", "addr", "dc1", "dc", "dc1.dc", "prod.ns", "service.prod.ns", "_tcp.service", "_tcp"]
         {
             assert_eq!(asked(&format!("{name}.tidings")), Asked::Branch, "{name}");
         }
@@ -218,7 +224,8 @@ mod tests {
 
     #[test]
     fn other_domains_are_not_ours() {
-        for name in ["", "example", "www.example", "xtidings", "web.service.xtidings", "tidings.example", "1.10.in-addr.arpa"]
+        for name in
+            ["", "example", "www.example", "xtidings", "web.service.xtidings", "tidings.example", "1.10.in-addr.arpa"]
         {
             assert_eq!(asked(name), Asked::Elsewhere, "{name}");
         }

@@ -235,8 +235,9 @@ impl Loop {
             tokio::spawn(hear(Arc::clone(&self.zone), events, self.closing.clone()));
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let (handler, zone, closing) = (self.handler.clone(), Arc::clone(&self.zone), self.closing.clone());
-                    tokio::spawn(Connections { handler, zone, closing, began: self.began, by_network: Arc::default() }.accept(listener));
+                    let (zone, closing) = (Arc::clone(&self.zone), self.closing.clone());
+                    let connections = Connections { zone, closing, began: self.began, by_network: Arc::default() };
+                    tokio::spawn(connections.accept(listener));
                 }
                 Err(error) => tracing::error!(target: DNS_LOG, %error, "no connections are taken"),
             }
@@ -343,7 +344,6 @@ type ByNetwork = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
 /// What every connection needs.
 #[derive(Clone)]
 struct Connections {
-    handler: Handler,
     zone: Arc<Zone>,
     closing: watch::Receiver<bool>,
     began: Instant,
@@ -434,7 +434,7 @@ impl Connections {
         let Some(counted) = Counted::new(&self.zone, &self.by_network, from) else { return };
         // An answer is small, and its client waits for it.
         let _ = stream.set_nodelay(true);
-        let mut own = self.clone();
+        let own = self.clone();
         tokio::spawn(async move {
             let mut closing = own.closing.clone();
             let ended = tokio::select! {
@@ -453,7 +453,8 @@ impl Connections {
 
     /// Answers one question after the other, in the order in which they came (RFC 7766 allows any). Who does not read the
     /// answers gets no further questions in: nothing queues up here.
-    async fn talk(&mut self, mut stream: TcpStream, from: IpAddr) -> Ended {
+    async fn talk(&self, mut stream: TcpStream, from: IpAddr) -> Ended {
+        let mut handler = Handler::of(Arc::clone(&self.zone));
         let mut inbox = vec![0; 2 + QUESTION_BYTES_MAX];
         let (mut filled, mut answer, mut out) = (0, Vec::new(), Vec::new());
         loop {
@@ -466,7 +467,7 @@ impl Connections {
             while let Some(len) = whole(&inbox[at..filled]) {
                 let source = Source { ip: from, is_tcp: true, now: nanos(self.began) };
                 let question = &inbox[at + 2..at + 2 + len];
-                if !self.handler.answer(source, question, &mut answer) {
+                if !handler.answer(source, question, &mut answer) {
                     return Ended::Broken;
                 }
                 // An answer has 65,535 bytes at the most.

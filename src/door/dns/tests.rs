@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use rand::RngCore as _;
+use rand::Rng as _;
 
 use super::*;
 use crate::effect::Event;
@@ -163,10 +163,8 @@ fn a_service_is_found_by_addresses_of_either_kind() {
 
 #[test]
 fn an_srv_record_has_port_and_weight_and_its_address_comes_along() {
-    let mut lab = Lab::offering([
-        (1, at("web", "10.0.0.1:80").with_weight(10)),
-        (2, at("web", "10.9.9.9:81").with_weight(1)),
-    ]);
+    let mut lab =
+        Lab::offering([(1, at("web", "10.0.0.1:80").with_weight(10)), (2, at("web", "10.9.9.9:81").with_weight(1))]);
     for name in ["_web._tcp.service.tidings", "web.service.tidings", "_web._tcp.tidings"] {
         let answer = lab.ask(name, SRV);
         let hex = "1 256 81 0a090909.addr.dc1.tidings.";
@@ -262,14 +260,17 @@ fn the_alternative_domain_has_the_same_names() {
 
 #[test]
 fn a_name_that_was_heard_of_is_empty_and_only_one_that_never_was_is_no_name() {
-    let mut lab = Lab::offering([(1, at("web", "10.0.0.1:80").with_status(Status::Critical)), (1, at("old", "10.0.0.1:81"))]);
+    let mut lab =
+        Lab::offering([(1, at("web", "10.0.0.1:80").with_status(Status::Critical)), (1, at("old", "10.0.0.1:81"))]);
     lab.handler();
     let gone = Arc::new(at("old", "10.0.0.1:81"));
     let reason = crate::effect::GoneReason::Withdrawn;
     lab.view.apply(&Event::ServiceDown { owner: NodeId(1), instance: gone, reason });
     lab.view.apply(&Event::MemberLeft(member(2, "n2", MemberState::Left)));
     lab.view.publish();
-    for name in ["web.service.tidings", "old.service.tidings", "n2.node.tidings", "service.tidings", "_tcp.service.tidings"] {
+    for name in
+        ["web.service.tidings", "old.service.tidings", "n2.node.tidings", "service.tidings", "_tcp.service.tidings"]
+    {
         assert_eq!(lab.code(name), EMPTY, "{name}");
     }
     for name in ["wbe.service.tidings", "n3.node.tidings", "x.tidings", "_wbe._tcp.service.tidings"] {
@@ -475,7 +476,10 @@ fn the_domain_itself_has_an_soa_and_a_name_server_that_has_an_address() {
     let before = lab.told("tidings", RecordType::SOA);
     assert!(before[0].starts_with("ns.tidings. hostmaster.tidings. 17"), "{before:?}");
     let answer = lab.ask("tidings", RecordType::NS);
-    assert_eq!((data(&answer.answers), data(&answer.additionals)), (vec!["ns.tidings.".into()], vec!["10.0.0.1".into()]));
+    assert_eq!(
+        (data(&answer.answers), data(&answer.additionals)),
+        (vec!["ns.tidings.".into()], vec!["10.0.0.1".into()])
+    );
     assert_eq!(lab.told("ns.tidings", A), ["10.0.0.1"]);
     assert_eq!(lab.code("tidings"), EMPTY);
     lab.offer([(1, at("web", "10.0.0.1:80"))]);
@@ -567,7 +571,8 @@ fn edns_is_answered_with_edns_and_only_then() {
     let version = at - 1;
     asking.bytes[version] = 1;
     let answer = lab.send(&asking);
-    assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::BADVERS, 0));
+    // 16 is BADVERS in an answer with EDNS, and BADSIG in one with a signature.
+    assert_eq!((u16::from(answer.metadata.response_code), answer.answers.len()), (16, 0));
     assert_eq!(lab.stats().badvers, 1);
 }
 
@@ -582,7 +587,13 @@ fn what_is_no_question_is_told_so_in_a_header_or_not_at_all() {
     };
     assert_eq!(lab.bytes(&changed(2, 0x81)), None, "an answer is not answered");
     assert_eq!(lab.bytes(&good[..11]), None);
-    let codes = [(changed(2, 0x29), 4), (changed(5, 2), 1), (changed(4, 255), 1), (good[..20].to_vec(), 1), (changed(12, 200), 1)];
+    let codes = [
+        (changed(2, 0x29), 4),
+        (changed(5, 2), 1),
+        (changed(4, 255), 1),
+        (good[..20].to_vec(), 1),
+        (changed(12, 200), 1),
+    ];
     for (bytes, code) in codes {
         let answer = lab.bytes(&bytes).expect("it is answered");
         assert_eq!((answer.len(), answer[3] & 0xf, answer[2] & 0x80), (12, code, 0x80));

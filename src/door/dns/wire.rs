@@ -105,14 +105,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(code: ResponseCode) -> Self {
-        Self {
-            code,
-            is_ours: false,
-            is_cut: false,
-            answers: Vec::new(),
-            authority: Vec::new(),
-            additional: Vec::new(),
-        }
+        Self { code, is_ours: false, is_cut: false, answers: Vec::new(), authority: Vec::new(), additional: Vec::new() }
     }
 }
 
