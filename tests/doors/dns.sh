@@ -35,6 +35,8 @@ beside() {
     shift
     "$@" >"$log" 2>&1 </dev/null &
     pids+=($!)
+    # It is killed at the end; nobody wants to read that it was.
+    disown
 }
 
 skip() {
@@ -150,15 +152,15 @@ part_ask() {
     show 'SOA.ns\.tidings' "${dig[@]}" tidings SOA
     show 'NS.ns\.tidings' "${dig[@]}" tidings NS
     show 'SRV.1 ' "${dig[@]}" web.service.consul SRV
-    show 'status: NOERROR.*' "${dig[@]}" broken.service.tidings A
+    show 'ANSWER: 0, AUTHORITY: 1' "${dig[@]}" broken.service.tidings A
     show 'status: NXDOMAIN' "${dig[@]}" wbe.service.tidings A
     show 'status: REFUSED' "${dig[@]}" example.com A
     show 'HINFO.*RFC8482' "${dig[@]}" web.service.tidings ANY +notcp
     show 'flags: [a-z ]*tc' "${dig[@]}" +ignore +bufsize=1232 many.service.tidings SRV
     show 'ANSWER: 60,' "${dig[@]}" +bufsize=1232 many.service.tidings SRV
-    show 'ANSWER: 60,' kdig "@127.0.0.1" -p "$dns" +tcp +keepopen many.service.tidings SRV wEb.SeRvIcE.tidings A
+    show 'ANSWER: 60;' kdig "@127.0.0.1" -p "$dns" +tcp +keepopen many.service.tidings SRV wEb.SeRvIcE.tidings A
     show 'TC' kdig "@127.0.0.1" -p "$dns" +ignore +noedns many.service.tidings SRV
-    show 'wEb\.SeRvIcE\.tidings' kdig "@127.0.0.1" -p "$dns" wEb.SeRvIcE.tidings A
+    show 'wEb\.SeRvIcE\.tidings' "${dig[@]}" wEb.SeRvIcE.tidings A
     show 'BADVERS' "${dig[@]}" +edns=1 +noednsnegotiation web.service.tidings A
     show 'NOTIMP' "${dig[@]}" +opcode=notify web.service.tidings SOA
     echo "  $(stat dns_queries_udp) questions over UDP, $(stat dns_queries_tcp) over TCP, $(stat dns_truncated) cut"
@@ -347,7 +349,7 @@ part_speed() {
             [ "${rate:-0}" -le "${rates[$kind-${server%:*}]:-0}" ] || rates[$kind-${server%:*}]=$rate
         done
         local own=${rates[$kind-tidings]:-0} other=${rates[$kind-unbound]:-1}
-        echo "  $kind: $own beside $other, ratio 0.$((own * 100 / other)) (in hundredths: $((own * 100 / other)))"
+        echo "  $kind: $own beside $other, that is $((own * 100 / other)) %"
         if [ "$own" -ge 50000 ] || [ $((own * 2)) -ge "$other" ]; then ok "$kind is fast enough"; else wrong "$kind is too slow"; fi
     done
 }
