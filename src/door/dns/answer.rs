@@ -92,11 +92,8 @@ impl Handler {
     pub fn answer(&mut self, from: Source, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let zone = Arc::clone(&self.zone);
         let figures = &*zone.counts.0;
-        if from.is_tcp {
-            figures.tcp.count()
-        } else {
-            figures.udp.count()
-        }
+        let by = if from.is_tcp { &figures.tcp } else { &figures.udp };
+        by.count();
         let is_over = !from.is_tcp && zone.is_over(from);
         let question = match wire::read(bytes) {
             Read::Question(question) => question,

@@ -53,7 +53,7 @@ impl Limiter {
     /// Whether this one of those over the limit is told so: every second one. A client that meant it then asks over
     /// TCP, which whoever lies about where it is cannot.
     pub(super) fn tells(&self) -> bool {
-        self.turn.fetch_add(1, Ordering::Relaxed) % 2 == 0
+        self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
     }
 }
 
