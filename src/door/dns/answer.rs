@@ -25,6 +25,9 @@ use crate::view::{Offered, Reader, Service, Status};
 /// Records of one answer; of more, so many are drawn.
 pub const ANSWERS_MAX: usize = 1_024;
 
+/// Bytes of the shortest record that is told of an instance: an address, with a pointer to its name.
+const RECORD_BYTES_MIN: usize = 16;
+
 /// The priority of every SRV record.
 const PRIORITY: u16 = 1;
 
@@ -72,8 +75,8 @@ impl fmt::Debug for Handler {
 }
 
 impl Handler {
-    /// Answers from the view of the member with the id `own`; `began` is the time of the start in seconds since the Unix
-    /// epoch.
+    /// Answers from the view of the member with the id `own`; `began` is the time of the start, in seconds since the
+    /// Unix epoch.
     pub fn new(plan: DnsPlan, reader: Reader, own: NodeId, began: u32, counts: DnsCounts) -> Self {
         Self::of(Arc::new(Zone::new(plan, reader, own, began, counts)))
     }
@@ -129,21 +132,22 @@ impl Handler {
         if zone.reader.is_isolated() {
             figures.isolated.count();
         }
-        let reply = self.reply(&question, from.now);
-        figures.count_code(reply.code, !reply.answers.is_empty());
         let room = if from.is_tcp { u16::MAX } else { question.room(payload) };
+        let reply = self.reply(&question, from.now, room);
+        figures.count_code(reply.code, !reply.answers.is_empty());
         if wire::write(&question, &reply, room, payload, out) {
             figures.truncated.count();
         }
         let tells = matches!(reply.code, ResponseCode::NoError | ResponseCode::NXDomain);
-        // A name with a pointer in it is longer when it is written out: nobody gets more back than was sent for nothing.
+        // A name with a pointer in it is longer when it is written out: nobody gets back more than was sent, for
+        // nothing.
         if !tells && out.len() > bytes.len() {
             wire::refuse(bytes, reply.code, out);
         }
         true
     }
 
-    fn reply(&mut self, question: &Question, now: u64) -> Reply {
+    fn reply(&mut self, question: &Question, now: u64, room: u16) -> Reply {
         if question.edns.is_some_and(|edns| edns.version != 0) {
             return Reply::new(ResponseCode::BADVERS);
         }
@@ -154,7 +158,7 @@ impl Handler {
         let is_text = put_text(question.name(), &mut text);
         let zone = Arc::clone(&self.zone);
         let (asked, at) = name::read(&text, &zone.texts, &zone.plan.datacenter);
-        let answer = Answer { zone: &zone, domain: &zone.domains[at], question, now };
+        let answer = Answer { zone: &zone, domain: &zone.domains[at], question, now, most: most(room) };
         let found = match asked {
             Asked::Elsewhere => Found::Elsewhere,
             _ if zone.reader.is_stopped() => Found::Unsure,
@@ -230,6 +234,11 @@ impl Figures {
     }
 }
 
+/// The number of records that have no room, or are too many: so many are made at the most, and are found to have none.
+fn most(room: u16) -> usize {
+    (usize::from(room) / RECORD_BYTES_MIN + 1).min(ANSWERS_MAX)
+}
+
 /// What was found of a name.
 enum Found {
     /// Records, and what may be helpful beside them.
@@ -252,6 +261,8 @@ struct Answer<'a> {
     domain: &'a Domain,
     question: &'a Question,
     now: u64,
+    /// Records that it can have: to make more of them would only take time.
+    most: usize,
 }
 
 /// Instances to be told of.
@@ -429,8 +440,9 @@ impl Answer<'_> {
         let found = match kind {
             RecordType::SRV => self.srv(&picks, ttl, dice),
             RecordType::TXT => {
-                let texts = picks.all.iter().filter_map(|(offered, _)| Some(self.own(ttl, of_instance(offered)?)));
-                Found::Records(self.drawn(texts.collect(), dice), Vec::new())
+                let picked = self.drawn(picks.all.clone(), dice);
+                let texts = picked.iter().filter_map(|(offered, _)| Some(self.own(ttl, of_instance(offered)?)));
+                Found::Records(texts.collect(), Vec::new())
             }
             _ => self.hosts(&picks, ttl, dice),
         };
@@ -468,13 +480,10 @@ impl Answer<'_> {
 
     /// A and AAAA records. What is to get nothing is not there: unlike SRV, they have no weights.
     fn hosts(&self, picks: &Picks<'_>, ttl: u32, dice: &mut Dice) -> Found {
-        let mut ips = BTreeSet::new();
-        let mut names = Vec::new();
+        let (mut ips, mut names) = (Vec::new(), Vec::new());
         for (offered, _) in picks.all.iter().filter(|(_, weight)| *weight > 0) {
             match place(offered) {
-                Place::Ip(ip) => {
-                    ips.insert(ip);
-                }
+                Place::Ip(ip) => ips.push(ip),
                 Place::Name(name) => names.push(name),
             }
         }
@@ -488,33 +497,31 @@ impl Answer<'_> {
             return Found::Records(record.into_iter().collect(), Vec::new());
         }
         let is_there = !ips.is_empty();
-        let wanted = ips.into_iter().filter(|ip| is_of_kind(*ip, self.question.kind()));
-        let records: Vec<_> = wanted.map(|ip| self.own(ttl, address(ip))).collect();
-        if records.is_empty() && is_there {
+        ips.retain(|ip| is_of_kind(*ip, self.question.kind()));
+        if ips.is_empty() && is_there {
             // It only has addresses of the other kind.
             return Found::NoData;
         }
-        Found::Records(self.drawn(records, dice), Vec::new())
+        ips.sort_unstable();
+        ips.dedup();
+        let records = self.drawn(ips, dice).into_iter().map(|ip| self.own(ttl, address(ip)));
+        Found::Records(records.collect(), Vec::new())
     }
 
     fn srv(&self, picks: &Picks<'_>, ttl: u32, dice: &mut Dice) -> Found {
         let most = picks.all.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
         let people = self.zone.people();
-        // Several may be at one place: a program that was registered twice.
-        let mut places = std::collections::BTreeMap::new();
-        for (offered, weight) in picks.all.iter().filter(|(offered, _)| offered.instance.address.port != 0) {
-            let told = places.entry((place(offered), offered.instance.address.port)).or_insert((*offered, 0));
-            told.1 = told.1.max(*weight);
-        }
-        let mut places: Vec<_> = places.into_iter().collect();
-        dice.shuffle(&mut places);
-        if places.len() > ANSWERS_MAX {
-            self.zone.counts.0.capped.count();
-            places.truncate(ANSWERS_MAX);
-        }
+        let with_port = picks.all.iter().filter(|(offered, _)| offered.instance.address.port != 0);
+        let placed =
+            with_port.map(|&(offered, weight)| (place(offered), offered.instance.address.port, weight, offered));
+        let mut places: Vec<_> = placed.collect();
+        // Several may be at one place: a program that was registered twice. The heaviest stands for all.
+        places.sort_unstable_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2)));
+        places.dedup_by_key(|(place, port, ..)| (*place, *port));
+        let places = self.drawn(places, dice);
         let (mut answers, mut additional) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
         let mut told = BTreeSet::new();
-        for ((place, port), (offered, weight)) in places {
+        for (place, port, weight, offered) in places {
             let target = match place {
                 Place::Ip(ip) => self.target(ip, offered, &people),
                 Place::Name(name) => Name::from_ascii(name).ok(),
@@ -545,14 +552,14 @@ impl Answer<'_> {
         under(&hex, &self.domain.addr)
     }
 
-    /// In any order, and no more than there may be.
-    fn drawn(&self, mut records: Vec<Record>, dice: &mut Dice) -> Vec<Record> {
-        dice.shuffle(&mut records);
-        if records.len() > ANSWERS_MAX {
+    /// In any order, and no more than the answer can have.
+    fn drawn<T>(&self, mut all: Vec<T>, dice: &mut Dice) -> Vec<T> {
+        dice.shuffle(&mut all);
+        if all.len() > ANSWERS_MAX && self.most == ANSWERS_MAX {
             self.zone.counts.0.capped.count();
-            records.truncate(ANSWERS_MAX);
         }
-        records
+        all.truncate(self.most);
+        all
     }
 }
 
@@ -594,8 +601,8 @@ fn is_asked_for(instance: &Instance, tag: Option<&str>, namespace: Option<&str>)
     if instance.group.is_none() { has_tag() } else { is_same(&instance.group, Some(tag)) }
 }
 
-/// The weight of an SRV record. HAProxy divides by 256 and rounds up: so weights up to 256 arrive there as they are, and
-/// larger ones in proportion. All others only look at proportions.
+/// The weight of an SRV record. HAProxy divides by 256 and rounds up: so weights up to 256 arrive there as they are,
+/// and larger ones in proportion. All others only look at proportions.
 fn scaled(weight: u32, most: u32) -> u16 {
     let most_told = u32::from(u16::MAX);
     let scaled = match weight {

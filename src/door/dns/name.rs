@@ -27,8 +27,8 @@ pub(super) enum Asked<'t> {
     Elsewhere,
 }
 
-/// Reads a name in lower case, without the dot at the end. Gives with it which of the domains it is of; of one that is of
-/// none, the first.
+/// Reads a name in lower case, without the dot at the end. Gives with it which of the domains it is of; of one that is
+/// of none, the first.
 pub(super) fn read<'t>(text: &'t str, domains: &[impl AsRef<str>], datacenter: &str) -> (Asked<'t>, usize) {
     let found = domains.iter().enumerate().find_map(|(at, domain)| Some((below(text, domain.as_ref())?, at)));
     match found {

@@ -451,8 +451,8 @@ impl Connections {
         });
     }
 
-    /// Answers one question after the other, in the order in which they came (RFC 7766 allows any). Who does not read the
-    /// answers gets no further questions in: nothing queues up here.
+    /// Answers one question after the other, in the order in which they came (RFC 7766 allows any). Who does not read
+    /// the answers gets no further questions in: nothing queues up here.
     async fn talk(&self, mut stream: TcpStream, from: IpAddr) -> Ended {
         let mut handler = Handler::of(Arc::clone(&self.zone));
         let mut inbox = vec![0; 2 + QUESTION_BYTES_MAX];

@@ -1,5 +1,5 @@
-//! Questions in, answers out, against views made for it. Answers are read by the library that also reads questions, which
-//! knows nothing of how they were written.
+//! Questions in, answers out, against views made for it. Answers are read by the library that also reads questions,
+//! which knows nothing of how they were written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -449,6 +449,12 @@ fn of_too_many_instances_some_are_drawn() {
         assert_eq!((answer.answers.len(), answer.metadata.truncation), (ANSWERS_MAX, false), "{kind}");
     }
     assert_eq!(lab.stats().capped, 2);
+    lab.from.is_tcp = false;
+    for kind in [A, SRV] {
+        let answer = lab.ask("web.service.tidings", kind);
+        assert!(answer.metadata.truncation && answer.answers.len() > 20, "over UDP it says so");
+    }
+    assert_eq!((lab.stats().capped, lab.stats().truncated), (2, 2));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What DNS knows: its domains, the view, and what is derived from it for looking up by name in any case, or by address.
+//! What DNS knows: its domains, the view, and what is derived from it for looking up by name in any case, or by
+//! address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
