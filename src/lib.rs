@@ -25,6 +25,7 @@
 //!                  select (which instance gets a call)                                           feature "select"
 //!                  check (whether a service can do its work)  offers (what is offered for others) feature "agent"
 //! floor 6 doors    door: http (the server), consul (/v1), native (/v2), index (what to wait for)  feature "agent"
+//!                  door::dns (names, over UDP and TCP)                                           feature "dns"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
 //!

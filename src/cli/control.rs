@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::check::{Level, Outcome};
+use tidings::door::dns::{DnsCounts, DnsStats};
 use tidings::offers::{Existing, Maintenance, Offer, OfferError, Offers, Origin};
 use tidings::peer::Member;
 use tidings::record::{Instance, Key};
@@ -156,13 +157,20 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Result<String, 
 pub(super) struct Control<'a> {
     registry: &'a Registry,
     offers: &'a Offers,
+    dns: Option<&'a DnsCounts>,
     me: &'a Me,
     drain_timeout: Duration,
 }
 
 impl<'a> Control<'a> {
-    pub(super) fn new(registry: &'a Registry, offers: &'a Offers, me: &'a Me, drain_timeout: Duration) -> Self {
-        Self { registry, offers, me, drain_timeout }
+    pub(super) fn new(
+        registry: &'a Registry,
+        offers: &'a Offers,
+        dns: Option<&'a DnsCounts>,
+        me: &'a Me,
+        drain_timeout: Duration,
+    ) -> Self {
+        Self { registry, offers, dns, me, drain_timeout }
     }
 
     /// Executes a line. Gives the answer, which is a line too; none for an empty line.
@@ -222,7 +230,9 @@ impl<'a> Control<'a> {
             Command::View => jsonl::view(&Shown::of(self.registry, &self.me.cluster)),
             Command::Stats => {
                 let stats = self.registry.stats().await.map_err(|e| ControlError::Registry(chain(&e)))?;
-                jsonl::stats(stats.each().chain(self.offers.stats().each()))
+                let dns = self.dns.map(DnsCounts::read);
+                let dns = dns.iter().flat_map(DnsStats::each);
+                jsonl::stats(stats.each().chain(self.offers.stats().each()).chain(dns))
             }
             Command::Explain { member } => self.explain(&member).await?,
             Command::Forget { member } => {

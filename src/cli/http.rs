@@ -37,12 +37,17 @@ pub(super) struct HttpArgs {
     #[arg(long, env = "TIDINGS_HTTP_KEY", value_name = "FILE", requires = "http_cert")]
     http_key: Option<PathBuf>,
 
-    /// What /v1 calls the datacenter
+    /// What /v1 calls the datacenter, and what names in DNS may have before the domain
     #[arg(long, env = "TIDINGS_DATACENTER", value_name = "NAME", default_value = "dc1")]
     datacenter: String,
 }
 
 impl HttpArgs {
+    /// What names of the datacenter have.
+    pub(super) fn datacenter(&self) -> &str {
+        &self.datacenter
+    }
+
     /// What is to be opened; `None` if nothing.
     pub(super) fn plan(
         &self,

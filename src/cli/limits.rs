@@ -129,6 +129,17 @@ fn all() -> Vec<Limit> {
         time tidings::door::ask::WAIT_MAX, "that an HTTP request waits for news";
         number tidings::door::STREAMS_MAX, "streams of events over HTTP at once";
         number tidings::door::GONE_MAX, "services that are gone whose index is remembered";
+        number tidings::door::dns::ANSWERS_MAX, "records of an answer over DNS; of more, so many are drawn";
+        number tidings::door::dns::QUESTION_BYTES_MAX, "bytes of a question over DNS";
+        number tidings::door::dns::UDP_BYTES_MAX, "bytes of an answer over DNS and UDP, whatever is set";
+        time tidings::door::dns::TTL_MAX, "that an answer over DNS may be kept";
+        number tidings::door::dns::HEARD_MAX, "names remembered of services and members that are gone";
+        number tidings::door::dns::PREFIXES_MAX, "networks told apart for the rate of answers over DNS";
+        number tidings::door::dns::TCP_CONNECTIONS_MAX, "DNS connections at once";
+        number tidings::door::dns::TCP_CONNECTIONS_PER_PREFIX_MAX, "of these, from one network off this machine";
+        time tidings::door::dns::TCP_IDLE_MAX, "that a DNS connection without a question is kept";
+        time tidings::door::dns::TCP_WRITE_MAX, "for a client over DNS and TCP to read answers";
+        time tidings::door::dns::DNS_CLOSE_MAX, "for DNS to close when the agent ends";
         number tidings::door::auth::TOKENS_MAX, "tokens of the HTTP interface";
         number tidings::door::auth::TOKEN_FILE_BYTES_MAX, "bytes of their file";
         number tidings::door::auth::TOKEN_BYTES_MAX, "bytes of one of them";

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod control;
 mod demo;
+mod dns;
 mod exit;
 mod http;
 mod jsonl;

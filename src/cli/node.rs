@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::door::Setting;
+use tidings::door::dns::{Dns, DnsCounts, DnsPlan};
 use tidings::door::http::{Http, HttpPlan};
 use tidings::effect::Event;
 use tidings::knobs::{self, Knob, Value};
@@ -24,6 +25,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::changes::{Change, Told};
 use super::control::{self, Control, Next};
+use super::dns::{self, DnsArgs};
 use super::exit::{Exit, Failure};
 use super::http::{self, HttpArgs};
 use super::jsonl::{self, Me};
@@ -188,6 +190,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     pub(super) http: HttpArgs,
+
+    #[command(flatten)]
+    dns: DnsArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -243,9 +248,36 @@ impl From<Failure> for Halt {
 }
 
 impl Args {
-    /// What HTTP interface is to be opened, if any.
-    pub(super) fn http_plan(&self, shown: Vec<Setting>) -> Result<Option<HttpPlan>, Failure> {
-        self.http.plan(&self.cluster, self.keys.is_insecure(), self.drain_timeout, shown)
+    /// What is to be opened for programs that do not embed the crate.
+    pub(super) fn plans(&self, shown: Vec<Setting>) -> Result<Plans, Failure> {
+        let http = self.http.plan(&self.cluster, self.keys.is_insecure(), self.drain_timeout, shown)?;
+        Ok(Plans { http, dns: self.dns.plan(self.http.datacenter())? })
+    }
+}
+
+/// Doors to be opened.
+#[derive(Debug)]
+pub(super) struct Plans {
+    http: Option<HttpPlan>,
+    dns: Option<DnsPlan>,
+}
+
+/// Doors that are open.
+#[derive(Debug)]
+pub(super) struct Doors {
+    http: Option<Http>,
+    dns: Option<Dns>,
+}
+
+impl Doors {
+    /// Closes them.
+    pub(super) async fn close(self) {
+        if let Some(dns) = self.dns {
+            dns.close().await;
+        }
+        if let Some(http) = self.http {
+            http.close().await;
+        }
     }
 }
 
@@ -273,11 +305,18 @@ impl Agent {
         }
     }
 
-    /// Opens the HTTP interface, if there shall be one.
-    pub(super) async fn open(&self, plan: Option<HttpPlan>) -> Result<Option<Http>, Failure> {
-        let Some(plan) = plan else { return Ok(None) };
-        match http::open(self.offers.clone(), plan) {
-            Ok(door) => Ok(Some(door)),
+    /// Opens the doors that there shall be.
+    pub(super) async fn open(&self, plans: Plans) -> Result<Doors, Failure> {
+        let open = || {
+            let dns = plans.dns.map(|plan| dns::open(&self.registry, plan)).transpose()?;
+            let http = plans.http.map(|mut plan| {
+                plan.dns = dns.as_ref().map(Dns::counts);
+                http::open(self.offers.clone(), plan)
+            });
+            Ok(Doors { http: http.transpose()?, dns })
+        };
+        match open() {
+            Ok(doors) => Ok(doors),
             Err(failure) => {
                 leave_at_once(&self.registry).await;
                 Err(failure)
@@ -324,8 +363,8 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
     let uncaught = |e| Failure::new(Exit::Failed, format!("signals cannot be caught: {e}"));
     let mut signals = Signals::install().map_err(uncaught)?;
     let hangup = Hangup::install().map_err(uncaught)?;
-    let plan = args.http_plan(shown)?;
-    let settings = Settings::of_process(args, plan.as_ref().and_then(|plan| plan.tokens.clone()))?;
+    let plans = args.plans(shown)?;
+    let settings = Settings::of_process(args, plans.http.as_ref().and_then(|plan| plan.tokens.clone()))?;
     // Lives longer than the loop: dropped before leaving, it would tell everybody of each withdrawal first.
     let agent = tokio::select! {
         agent = Agent::start(args) => agent?,
@@ -333,7 +372,7 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
         () = output.closed() => return Ok(()),
     };
     agent.offer(args).await?;
-    let door = agent.open(plan).await?;
+    let doors = agent.open(plans).await?;
     let me = Me {
         cluster: Arc::from(args.cluster.as_str()),
         name: Arc::from(args.name.as_str()),
@@ -341,10 +380,11 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
         is_insecure: agent.registry.is_insecure(),
     };
     let notify = Notify::start(&agent.registry, Lives::AsTheMember);
-    let mut reloading = Reloading { hangup, settings, notify: &notify, door: door.as_ref() };
+    let mut reloading = Reloading { hangup, settings, notify: &notify, door: doors.http.as_ref() };
+    let counts = doors.dns.as_ref().map(Dns::counts);
     let ended = async {
         tokio::select! {
-            result = show(args, mode, &agent, &me, &mut reloading, output) => match result {
+            result = show(args, mode, (&agent, counts.as_ref()), &me, &mut reloading, output) => match result {
                 Ok(()) => return Ok(()),
                 Err(Halt::Failed(failure)) => return Err(failure),
                 Err(Halt::Closed) => {}
@@ -364,9 +404,7 @@ async fn start_and_live(args: &mut Args, mode: Mode, shown: Vec<Setting>, output
         }
     }
     .await;
-    if let Some(door) = door {
-        door.close().await;
-    }
+    doors.close().await;
     ended
 }
 
@@ -417,7 +455,7 @@ async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
 async fn show(
     args: &mut Args,
     mode: Mode,
-    agent: &Agent,
+    (agent, dns): (&Agent, Option<&DnsCounts>),
     me: &Me,
     reloading: &mut Reloading<'_>,
     output: &Output,
@@ -442,7 +480,7 @@ async fn show(
                 None => return Ok(stopped(registry)?),
             },
             line = next_line(&mut lines) => {
-                let control = Control::new(registry, offers, me, args.drain_timeout);
+                let control = Control::new(registry, offers, dns, me, args.drain_timeout);
                 let (answer, next) = control.execute(line).await;
                 if let Some(answer) = answer {
                     output.line(answer).await?;

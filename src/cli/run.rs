@@ -69,14 +69,14 @@ pub(super) async fn run(mut args: Args, shown: Vec<Setting>) -> Result<Exit, Fai
         }
     }
     node::check_ids(&args.node)?;
-    let plan = args.node.http_plan(shown)?;
+    let plans = args.node.plans(shown)?;
     let mut signals =
         Signals::install().map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}")))?;
     let agent = tokio::select! {
         agent = Agent::start(&args.node) => agent?,
         signal = signals.end() => return Ok(Exit::Child(128 + code_of(signal))),
     };
-    let door = agent.open(plan).await?;
+    let doors = agent.open(plans).await?;
     let notify = Notify::start(&agent.registry, Lives::Longer);
     let mut child = match spawn(&args.command) {
         Ok(child) => child,
@@ -94,9 +94,7 @@ pub(super) async fn run(mut args: Args, shown: Vec<Setting>) -> Result<Exit, Fai
     let status = live(&args.node, &agent, &notify, &mut child, &mut signals).await?;
     // One that has drained has left already.
     node::leave_at_once(&agent.registry).await;
-    if let Some(door) = door {
-        door.close().await;
-    }
+    doors.close().await;
     Ok(Exit::Child(exit_code(status)))
 }
 

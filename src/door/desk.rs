@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use super::ask::Blocking;
 use super::auth::Tokens;
 use super::consul::Shapes;
+#[cfg(feature = "dns")]
+use super::dns::DnsCounts;
 use super::http::{HttpPlan, Traffic};
 use super::index::{Index, Local, Subject};
 use super::native;
@@ -141,6 +143,8 @@ pub(super) struct Desk {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) figures: Figures,
+    #[cfg(feature = "dns")]
+    pub(super) dns: Option<DnsCounts>,
     pub(super) began: Instant,
 }
 
@@ -191,6 +195,8 @@ impl Desk {
             closing,
             traffic: Arc::default(),
             figures: Figures::default(),
+            #[cfg(feature = "dns")]
+            dns: plan.dns,
             began: Instant::now(),
         })
     }

@@ -22,6 +22,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::auth::{Tokens, TokensError};
 use super::desk::{Desk, Rules, Setting};
+#[cfg(feature = "dns")]
+use super::dns::DnsCounts;
 use crate::net::tls::{self, PemError};
 use crate::offers::Offers;
 
@@ -84,6 +86,9 @@ pub struct HttpPlan {
     pub settings: Vec<Setting>,
     /// How long a drain takes that does not say.
     pub drain_timeout: Duration,
+    /// What DNS counts, to be shown with the other figures.
+    #[cfg(feature = "dns")]
+    pub dns: Option<DnsCounts>,
 }
 
 impl HttpPlan {
@@ -98,6 +103,8 @@ impl HttpPlan {
             is_insecure: false,
             settings: Vec::new(),
             drain_timeout: Duration::from_secs(5),
+            #[cfg(feature = "dns")]
+            dns: None,
         }
     }
 

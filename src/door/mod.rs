@@ -5,12 +5,16 @@
 //! - `/v2`, the native interface in JSON, described by the OpenAPI file that it serves at `/v2/openapi.json`;
 //! - `/v1`, what clients of Consul understand: catalog, health, agent and blocking queries;
 //! - `/livez`, `/readyz` and `/metrics`.
+//!
+//! `dns::Dns` (feature `dns`) answers questions for names: addresses, and SRV records with weights.
 
 pub mod ask;
 pub mod auth;
 pub mod body;
 mod consul;
 mod desk;
+#[cfg(feature = "dns")]
+pub mod dns;
 mod guard;
 pub mod http;
 mod index;

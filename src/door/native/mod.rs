@@ -140,11 +140,15 @@ async fn all_metrics(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal>
     metrics(&desk).await
 }
 
-/// Every figure of the member, of what it offers, and of the interface.
+/// Every figure of the member, of what it offers, of the interface, and of DNS.
 pub(super) async fn figures(desk: &Desk) -> Result<BTreeMap<&'static str, u64>, Refusal> {
     let stats = desk.registry.stats().await?;
     let offers = desk.offers.stats();
-    Ok(stats.each().chain(offers.each()).chain(desk.each()).collect())
+    #[allow(unused_mut, reason = "without other doors there is nothing to add")]
+    let mut figures: BTreeMap<_, _> = stats.each().chain(offers.each()).chain(desk.each()).collect();
+    #[cfg(feature = "dns")]
+    figures.extend(desk.dns.iter().flat_map(|dns| dns.read().each()));
+    Ok(figures)
 }
 
 /// Every figure as Prometheus reads it.
