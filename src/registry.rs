@@ -14,6 +14,7 @@ use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::net::recorder::RecordPlan;
 use crate::net::rotate::{KeyChange, Trust};
+use crate::net::tally::Tallies;
 pub use crate::node::Agreement;
 use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
@@ -381,7 +382,20 @@ impl Registry {
     ///
     /// # Errors
     /// See [`RegisterError`]; nothing is registered.
-    pub async fn register(&self, mut instance: Instance) -> Result<Registration, RegisterError> {
+    pub async fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
+        let service = Arc::clone(&instance.service);
+        let result = self.take_up(instance).await;
+        self.tallies().note_registration(&service, result.is_ok());
+        result
+    }
+
+    /// What is counted by service.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.link.tallies
+    }
+
+    /// Registers without counting it: for who counts what it was asked for itself.
+    pub(crate) async fn take_up(&self, mut instance: Instance) -> Result<Registration, RegisterError> {
         if instance.id.is_member() {
             instance.id = Instance::default_id(&instance.service, self.name(), instance.address.port);
         }

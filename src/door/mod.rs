@@ -4,17 +4,23 @@
 //!
 //! - `/v2`, the native interface in JSON, described by the OpenAPI file that it serves at `/v2/openapi.json`;
 //! - `/v1`, what clients of Consul understand: catalog, health, agent and blocking queries;
-//! - `/livez`, `/readyz` and `/metrics`.
+//! - `/livez` and `/readyz`, and `/metrics` for Prometheus;
+//! - `/v1/sd/prometheus`, where Prometheus finds what to scrape;
+//! - `/eureka`, what clients of Eureka read.
 
+mod accept;
 pub mod ask;
 pub mod auth;
 pub mod body;
 mod consul;
 mod desk;
+mod eureka;
 mod guard;
 pub mod http;
 mod index;
+mod metrics;
 mod native;
+mod prometheus;
 mod refusal;
 
 use std::sync::Arc;
@@ -33,6 +39,9 @@ fn router(desk: Arc<Desk>) -> Router {
     Router::new()
         .merge(native::router())
         .merge(consul::router())
+        .merge(metrics::router())
+        .merge(prometheus::router())
+        .merge(eureka::router())
         .fallback(consul::fallback)
         .method_not_allowed_fallback(refusal::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&desk), guard::guard))

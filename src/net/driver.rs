@@ -31,6 +31,7 @@ use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::{Explanation, Stats};
+use super::tally::Tallies;
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
 use crate::effect::{Heard, Input, InputError, Warning};
@@ -205,6 +206,8 @@ pub(crate) struct Link {
     pub(crate) gate: Gate,
     /// A member answered a survey.
     pub(crate) surveyed: Notify,
+    /// What is counted by service.
+    pub(crate) tallies: Tallies,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
     /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
@@ -441,6 +444,7 @@ impl Driver {
             refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),
             serials: AtomicU64::new(0),
+            tallies: Tallies::default(),
         });
         let seeds_found = config.seeds.clone();
         if !plan.join.is_empty() {

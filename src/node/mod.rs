@@ -162,7 +162,7 @@ pub struct ViewDigest {
 }
 
 /// Lengths of the node's queues, for checking them against their limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct QueueLengths {
     /// Rumors remembered; at most [`crate::rumors::RUMORS_MAX`].
     pub rumors: usize,

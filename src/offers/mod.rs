@@ -191,7 +191,11 @@ impl Offers {
     /// # Errors
     /// See [`OfferError`]; but for [`OfferError::NotKept`], nothing changed.
     pub async fn register(&self, offer: Offer, existing: Existing) -> Result<Arc<LocalInstance>, OfferError> {
-        self.to_its_end(|shared| async move { shared.register(offer, existing).await }).await
+        let service = Arc::clone(&offer.instance.service);
+        let result = self.to_its_end(|shared| async move { shared.register(offer, existing).await }).await;
+        let is_offered = matches!(result, Ok(_) | Err(OfferError::NotKept(_)));
+        self.registry().tallies().note_registration(&service, is_offered);
+        result
     }
 
     /// Withdraws an instance, with its checks and its maintenance.
@@ -336,6 +340,13 @@ impl Offers {
         self.shared.state().stats()
     }
 
+    /// Results of checks since the start, by the service of their instance and by level; those of the member's own
+    /// checks are of the service "".
+    pub(crate) fn results(&self) -> (Vec<(Arc<str>, &'static str, u64)>, u64) {
+        let state = self.shared.state();
+        (state.results.each(), state.results.left_out())
+    }
+
     /// Runs an operation to its end, whatever becomes of whoever waits for it.
     async fn to_its_end<T, F>(&self, operation: impl FnOnce(Arc<Shared>) -> F) -> Result<T, OfferError>
     where
@@ -467,7 +478,7 @@ impl Shared {
                 guard.update(|offered| *offered = instance).await.map_err(OfferError::from)
             }
             (None, Some(instance)) => {
-                let guard = self.registry.register(instance).await?;
+                let guard = self.registry.take_up(instance).await?;
                 self.state().was_registered(id, guard.instance().registered_at);
                 guards.insert(id.clone(), guard);
                 Ok(())

@@ -130,12 +130,15 @@ impl Candidate {
 ///
 /// Every field is an atomic of its own and none is read together with another: a reader may see a call counted whose
 /// latency is not, which moves an estimate by one call and decides nothing.
+// What every call touches stands first, in one line of the cache.
 #[derive(Default, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Vitals {
     pub(super) pending: AtomicU32,
     /// Failures since the last success.
     pub(super) failures: AtomicU32,
+    /// How often it was chosen, ever.
+    pub(super) picked: AtomicU64,
     /// A moving mean that jumps to every peak, in nanoseconds, as bits of an `f64`; 0 before the first answer.
     latency: AtomicU64,
     /// When the last answer came.
