@@ -1,9 +1,8 @@
-//! What a picker remembers of instances, and how often it chose each. Told to whoever reads the view, for as long as the
-//! view is there: what was chosen by a picker that is gone stays counted.
+//! What a picker remembers of instances, and how often it chose each. Told to whoever reads the view, for as long as
+//! that is there: what was chosen by a picker that is gone stays counted.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::balance::Balancer;
@@ -36,7 +35,7 @@ impl Book {
     /// Keeps of instances that are gone how often they were chosen.
     pub(super) fn close(&mut self, gone: Known) {
         for (place, memory) in gone {
-            let picked = memory.vitals.picked.load(Relaxed);
+            let picked = memory.vitals.picked();
             let has_room = self.gone.len() < GONE_MAX || self.gone.contains_key(&place.id);
             if picked > 0 {
                 *self.gone.entry(if has_room { place.id } else { Key::member() }).or_default() += picked;
@@ -73,7 +72,7 @@ impl Chooser for Ledger {
     fn add_to(&self, selections: &mut Selections) {
         let Some(algorithm) = self.algorithm.get() else { return };
         let book = self.book();
-        let known = book.known.iter().map(|(place, memory)| (&place.id, memory.vitals.picked.load(Relaxed)));
+        let known = book.known.iter().map(|(place, memory)| (&place.id, memory.vitals.picked()));
         for (id, picked) in known.chain(book.gone.iter().map(|(id, picked)| (id, *picked))).filter(|(_, n)| *n > 0) {
             let key = (Arc::clone(&self.service), Arc::clone(algorithm), id.clone());
             *selections.entry(key).or_default() += picked;

@@ -489,10 +489,7 @@ pub struct Pick {
 
 impl Pick {
     fn new(candidate: &Arc<Candidate>, admission: Admission, now: Time, picker: &Picker) -> Self {
-        let vitals = &candidate.vitals;
-        vitals.pending.fetch_add(1, Relaxed);
-        // In the same line of the cache, which is ours by now.
-        vitals.picked.fetch_add(1, Relaxed);
+        candidate.vitals.begin_call();
         Self {
             candidate: Arc::clone(candidate),
             clock: picker.clock,
@@ -553,7 +550,7 @@ impl Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         let vitals = &self.candidate.vitals;
-        vitals.pending.fetch_sub(1, Relaxed);
+        vitals.end_call();
         if !self.is_finished {
             self.candidate.ejector.note_cancelled();
         }
