@@ -1,4 +1,4 @@
-//! Which of several forms of an answer a client prefers (RFC 9110, section 12.5.1). Knows nothing of what the forms are.
+//! Which of several forms of an answer a client prefers (RFC 9110, section 12.5.1). Knows nothing of what they are.
 
 /// One range of an `Accept` header.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -41,12 +41,14 @@ impl<K: Ord + Copy> Tally<K> {
     }
 
     /// Every count, by name and kind.
+    #[cfg(any(test, feature = "agent"))]
     pub(crate) fn each(&self) -> Vec<(Arc<str>, K, u64)> {
         let counts = self.counts();
         counts.iter().flat_map(|(name, kinds)| kinds.iter().map(|(k, n)| (Arc::clone(name), *k, *n))).collect()
     }
 
     /// What was not counted by name, because there were too many names.
+    #[cfg(any(test, feature = "agent"))]
     pub(crate) fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
     }
@@ -58,8 +60,10 @@ pub(crate) struct Tallies {
     /// Registrations by how they ended.
     pub(crate) registrations: Tally<&'static str>,
     /// Questions for the instances of a known service.
+    #[cfg(feature = "agent")]
     pub(crate) discoveries: Tally<()>,
     /// The same, of services that nobody offers.
+    #[cfg(feature = "agent")]
     pub(crate) discoveries_unknown: AtomicU64,
 }
 
@@ -70,6 +74,7 @@ impl Tallies {
         self.registrations.count(service, if has_succeeded { "success" } else { "failure" });
     }
 
+    #[cfg(feature = "agent")]
     pub(crate) fn note_discovery(&self, service: &str, is_known: bool) {
         match is_known {
             true => self.discoveries.count(service, ()),

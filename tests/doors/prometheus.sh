@@ -60,9 +60,11 @@ first=${TIDINGS_TEST_PORT:-18700}
 for n in 0 1 2; do
     "$tidings" node --name "node-$n" --cluster prometheus --bind "127.0.0.1:$((first + 100 + n))" \
         --join "127.0.0.1:$((first + 100))" --http "127.0.0.1:$((first + n))" --output jsonl \
-        --service "web=127.0.0.1:$((first + n)),tag=metrics" \
+        --service "name=web,addr=127.0.0.1:$((first + n)),tag=metrics" \
         >"$work/node-$n.jsonl" 2>"$work/node-$n.log" </dev/null &
     processes+=($!)
+    # Or the shell would remark that they were killed.
+    disown
 done
 killed=${processes[2]}
 
@@ -102,6 +104,7 @@ promtool check config "$work/prometheus.yml" >/dev/null
 prometheus --config.file "$work/prometheus.yml" --storage.tsdb.path "$work/data" --log.level=info \
     --web.listen-address "127.0.0.1:$listen" >"$work/prometheus.log" 2>&1 &
 processes+=($!)
+disown
 
 "$kept/python/bin/python" "$here/prometheus.py" "$first" "$listen" "$killed" $jobs
 

@@ -1,10 +1,10 @@
 //! The two formats that Prometheus reads: its own text format 0.0.4, and OpenMetrics 1.0. Knows nothing of what is
 //! measured.
 //!
-//! Written here, and not by the crate `prometheus-client`: that writes OpenMetrics alone, while 0.0.4 is what `promtool`
-//! and many a scraper read; and its metrics count on their own, while ours are counted where they happen and only shown
-//! here. What is written is read back by `promtool`, by the reference parser of OpenMetrics and by Prometheus itself, in
-//! `tests/doors/prometheus.sh`.
+//! Written here, and not by the crate `prometheus-client`: that writes OpenMetrics alone, while 0.0.4 is what
+//! `promtool` and many a scraper read; and its metrics count on their own, while ours are counted where they happen and
+//! only shown here. What is written is read back by `promtool`, by the reference parser of OpenMetrics and by
+//! Prometheus itself, in `tests/doors/prometheus.sh`.
 
 use std::fmt::{self, Write as _};
 
