@@ -399,6 +399,35 @@ async fn what_happens_is_counted_and_told_in_both_formats() {
     assert_eq!((consul.status, value(&consul.text(), "tidings_cluster_size")), (200, 2.0));
 }
 
+/// Neither can lie: each family stands in both, with the same kind and the same meaning.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_says_of_every_family_what_the_page_says() {
+    let a = agent("a", &[]).await;
+    let page = a.send("GET", "/metrics", &[("accept", OPEN_METRICS)], "").await.text();
+    let told = |word: &str| -> BTreeMap<String, String> {
+        let lines = page.lines().filter_map(|line| line.strip_prefix(&format!("# {word} ")));
+        lines.map(|line| line.split_once(' ').expect("a name")).map(|(name, text)| (name.into(), text.into())).collect()
+    };
+    let kinds = told("TYPE");
+    let row = |(name, help): (&String, &String)| {
+        let kind = kinds[name].as_str();
+        let ending = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        format!("| `{name}{ending}` | {kind} | {help} |")
+    };
+    let shown: std::collections::BTreeSet<String> = told("HELP").iter().map(row).collect();
+    let text = include_str!("../docs/metrics.md");
+    let written = text.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
+    let lines = |rows: Vec<&String>| rows.into_iter().map(|row| format!("\n{row}")).collect::<String>();
+    assert!(shown.len() > 150, "{}", shown.len());
+    assert_eq!(lines(shown.difference(&written).collect()), "", "docs/metrics.md lacks these");
+    assert_eq!(lines(written.difference(&shown).collect()), "", "docs/metrics.md has these, which are not shown");
+}
+
 /// Pickers of a program that serves the page itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_program_chooses_is_counted_by_service_algorithm_and_instance() {

@@ -536,6 +536,7 @@ impl Carrier {
             work: WorkStats::of(&self.link.gate),
             queues: self.node.queues(),
             rtts: *self.node.rtts_seen(),
+            propagation: *self.node.propagation(),
         }
     }
 

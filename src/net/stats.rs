@@ -179,6 +179,8 @@ pub struct Stats {
     pub queues: QueueLengths,
     /// How long every probe took that was answered; no figure of the list.
     pub rtts: Histogram,
+    /// How long others' canaries took to here; no figure of the list.
+    pub propagation: Histogram,
 }
 
 impl Stats {
