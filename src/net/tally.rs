@@ -9,6 +9,10 @@ use crate::record::check_name;
 /// Names of one tally; what happens to further ones is counted together, without their name.
 pub(crate) const TALLIED_MAX: usize = 1_000;
 
+/// Names and kinds, and how often each happened.
+#[cfg(any(test, feature = "agent"))]
+pub(crate) type Counted<K> = Vec<(Arc<str>, K, u64)>;
+
 /// How often something happened, by a name and a kind. A kind is one of few; names come from anybody.
 #[derive(Debug)]
 pub(crate) struct Tally<K> {
@@ -42,7 +46,7 @@ impl<K: Ord + Copy> Tally<K> {
 
     /// Every count, by name and kind.
     #[cfg(any(test, feature = "agent"))]
-    pub(crate) fn each(&self) -> Vec<(Arc<str>, K, u64)> {
+    pub(crate) fn each(&self) -> Counted<K> {
         let counts = self.counts();
         counts.iter().flat_map(|(name, kinds)| kinds.iter().map(|(k, n)| (Arc::clone(name), *k, *n))).collect()
     }

@@ -42,6 +42,7 @@ use tokio::sync::{Notify, watch};
 use crate::check::{Check, Outcome};
 use crate::net::driver::{Clock, unix_ms};
 use crate::net::stats::STALL;
+use crate::net::tally::Counted;
 use crate::record::{Instance, Key, Status};
 use crate::registry::{ON_THE_WAY, Registration, Registry};
 use crate::time::Time;
@@ -341,8 +342,8 @@ impl Offers {
     }
 
     /// Results of checks since the start, by the service of their instance and by level; those of the member's own
-    /// checks are of the service "".
-    pub(crate) fn results(&self) -> (Vec<(Arc<str>, &'static str, u64)>, u64) {
+    /// checks are of the service "". Also those that are not in there, because there are too many services.
+    pub(crate) fn results(&self) -> (Counted<&'static str>, u64) {
         let state = self.shared.state();
         (state.results.each(), state.results.left_out())
     }

@@ -128,7 +128,7 @@ mod tests {
         let balancers: [(Box<dyn Balancer>, &str); 5] = [
             (Box::new(Ewma::default()), "ewma"),
             (Box::new(RoundRobin::default()), "round_robin"),
-            (Box::new(LeastPending::default()), "least_pending"),
+            (Box::new(LeastPending), "least_pending"),
             (Box::new(SmoothWeighted::default()), "smooth_weighted"),
             (Box::new(Maglev::default()), "maglev"),
         ];
