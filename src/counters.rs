@@ -102,6 +102,10 @@ counters! {
     bodies_failed,
     /// Large records not fetched at once, because too many were under way.
     bodies_limited,
+    /// Canaries made, for seeing how long news takes.
+    canaries_made,
+    /// Canaries not taken in, because too many members make some.
+    canaries_limited,
     /// Syncs begun because a fingerprint kept differing or a gap lasted.
     syncs,
     /// Syncs that failed; tried again later.

@@ -52,6 +52,9 @@ pub enum Input<'a> {
     /// The program wants to know how many members know the same: ask them. The answers are in
     /// [`Node::agreement`](crate::node::Node::agreement).
     Survey,
+    /// It is time for a canary: make one if it is on this node, so that all see how long news takes. See
+    /// [`Node::propagation`](crate::node::Node::propagation).
+    Canary,
     /// The program takes no new work: say so of every instance, until everybody who can be reached has confirmed it,
     /// for this long at most. [`Event::Drained`] tells how that went; goodbye is another matter.
     Drain(Duration),

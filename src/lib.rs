@@ -13,7 +13,7 @@
 //! floor 0 words    time  peer  record
 //! floor 1 tools    effect (what can happen, what is wanted)  wire (the only room that knows bytes)
 //!                  table (records)  pool (records that nodes share)  roster (members)  by_id  rumors (news)  timers
-//!                  pace  counters  view (what readers see)
+//!                  pace  counters  histogram  view (what readers see)
 //!                  verdict (what is believed of a member)  story (how that came about)
 //!                  guard (against mass drops)
 //! floor 2 organs   swim (foca)  detector (who can be reached)  contact (finding members)  sync (anti-entropy)
@@ -24,7 +24,8 @@
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
 //!                  check (whether a service can do its work)  offers (what is offered for others) feature "agent"
-//! floor 6 doors    door: http (the server), consul (/v1), native (/v2), index (what to wait for)  feature "agent"
+//! floor 6 doors    door: http (the server), consul (/v1), native (/v2), index (what to wait for),
+//!                  metrics, prometheus and eureka (for those who read them)                      feature "agent"
 //!                  door::dns (names, over UDP and TCP)                                           feature "dns"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"
 //! ```
@@ -48,6 +49,7 @@ pub mod detector;
 pub mod door;
 pub mod effect;
 pub mod guard;
+pub mod histogram;
 pub mod knobs;
 #[cfg(feature = "net")]
 pub mod net;

@@ -14,6 +14,7 @@ use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
 use crate::net::recorder::RecordPlan;
 use crate::net::rotate::{KeyChange, Trust};
+use crate::net::tally::Tallies;
 pub use crate::node::Agreement;
 use crate::node::Tuning;
 use crate::peer::{Evidence, Member, NodeId, Peer};
@@ -52,6 +53,10 @@ const SURVEY_WAIT: Duration = Duration::from_millis(250);
 /// How long a drain waits, at the most, for members to confirm that they know of it: those that have not by then are
 /// reported, and the drain goes on.
 pub const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often a canary is made, unless said otherwise: news that says nothing, by which every member sees how long news
+/// takes.
+pub const CANARY_EVERY: Duration = Duration::from_secs(60);
 
 /// What a start does while nobody of those to join answers. With nobody to join, every start is at once complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,6 +141,14 @@ impl Builder {
     /// limit, the recording ends, with a warning in the log and in [`Stats::recording`](crate::net::stats::Stats).
     pub fn record(mut self, plan: RecordPlan) -> Self {
         self.plan.record = Some(plan);
+        self
+    }
+
+    /// How often a canary is made; every [`CANARY_EVERY`] unless given, and never if zero. Of all members that can be
+    /// reached, the one of the lowest id makes them; how long they took is in
+    /// [`Stats::propagation`](crate::net::stats::Stats).
+    pub fn canary_every(mut self, every: Duration) -> Self {
+        self.plan.canary_every = every;
         self
     }
 
@@ -344,6 +357,7 @@ impl Registry {
             trust: Trust::default(),
             tuning: Tuning::default(),
             record: None,
+            canary_every: CANARY_EVERY,
         };
         Builder { plan, join: Vec::new(), policy: JoinPolicy::default(), keys: Vec::new(), is_insecure: false }
     }
@@ -381,7 +395,20 @@ impl Registry {
     ///
     /// # Errors
     /// See [`RegisterError`]; nothing is registered.
-    pub async fn register(&self, mut instance: Instance) -> Result<Registration, RegisterError> {
+    pub async fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
+        let service = Arc::clone(&instance.service);
+        let result = self.take_up(instance).await;
+        self.tallies().note_registration(&service, result.is_ok());
+        result
+    }
+
+    /// What is counted by service.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.link.tallies
+    }
+
+    /// Registers without counting it: for who counts what it was asked for itself.
+    pub(crate) async fn take_up(&self, mut instance: Instance) -> Result<Registration, RegisterError> {
         if instance.id.is_member() {
             instance.id = Instance::default_id(&instance.service, self.name(), instance.address.port);
         }
@@ -1433,6 +1460,23 @@ mod tests {
         assert_eq!(a.link.hub.watched(), 1);
         drop(two);
         assert_eq!(a.link.hub.watched(), 0);
+    }
+
+    #[tokio::test]
+    async fn members_see_how_long_news_takes() {
+        let every = Duration::from_millis(20);
+        let start = |name| Registry::builder("registry-test", name).canary_every(every);
+        let a = soon(start("a").start()).await.unwrap();
+        let b = soon(start("b").join([a.local_addr().to_string()]).start()).await.unwrap();
+        let came = async |of: &Registry| of.stats().await.unwrap().propagation.counts().iter().sum::<u64>();
+        // One of them makes canaries, and the other one sees them come.
+        soon(async { while came(&a).await + came(&b).await == 0 {} }).await;
+        let made = async |of: &Registry| of.stats().await.unwrap().node.canaries_made;
+        let (of_a, of_b) = (made(&a).await, made(&b).await);
+        assert!((of_a == 0) != (of_b == 0), "{of_a} {of_b}: it is on the lowest id alone");
+        let never = Registry::builder("registry-test", "c").canary_every(Duration::ZERO);
+        let c = soon(never.join([a.local_addr().to_string()]).start()).await.unwrap();
+        assert_eq!(made(&c).await, 0);
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -341,6 +341,27 @@ impl Slot {
     }
 }
 
+/// How often which instance was chosen: by service, algorithm and instance id.
+pub(crate) type Selections = BTreeMap<(Arc<str>, Arc<str>, Key), u64>;
+
+/// Somebody who chooses among instances, and counts what it chose.
+pub(crate) trait Chooser: std::fmt::Debug + Send + Sync {
+    /// Adds what it chose so far. Must neither note nor retire anybody.
+    fn add_to(&self, selections: &mut Selections);
+}
+
+/// Instances of which is remembered by name how often those chose them that are gone; the choices of further ones are
+/// counted by service and algorithm alone, under an empty id.
+const RETIRED_MAX: usize = 4_096;
+
+/// Those who choose among what a view shows.
+#[derive(Default, Debug)]
+struct Choosers {
+    live: Vec<Weak<dyn Chooser>>,
+    /// What those chose that are gone.
+    retired: Selections,
+}
+
 #[derive(Debug)]
 struct Shared {
     state: AtomicU8,
@@ -352,9 +373,15 @@ struct Shared {
     /// Grows after each publication, so that who derived something from all of it can tell cheaply that it is the
     /// newest.
     published: AtomicU64,
+    choosers: Mutex<Choosers>,
 }
 
 impl Shared {
+    /// A panic of another holder leaves it whole: nothing in here is changed halfway.
+    fn choosers(&self) -> MutexGuard<'_, Choosers> {
+        self.choosers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The copy in `shards` of the part of the directory where `name` belongs; made if it is not there yet.
     fn edited<'s>(&self, shards: &'s mut BTreeMap<usize, Directory>, name: &str) -> &'s mut Directory {
         let shard = self.hash.shard(name);
@@ -459,6 +486,36 @@ impl Reader {
         self.shared.published.load(Ordering::Acquire)
     }
 
+    /// How often which instance was chosen by those who choose among what this shows, since the start.
+    #[cfg(feature = "agent")]
+    pub(crate) fn selections(&self) -> Selections {
+        let choosers = self.shared.choosers();
+        let mut selections = choosers.retired.clone();
+        choosers.live.iter().filter_map(Weak::upgrade).for_each(|chooser| chooser.add_to(&mut selections));
+        selections
+    }
+
+    /// Takes in somebody who chooses, until it retires.
+    pub(crate) fn note_chooser<C: Chooser + 'static>(&self, chooser: &Arc<C>) {
+        let chooser: Weak<C> = Arc::downgrade(chooser);
+        self.shared.choosers().live.push(chooser);
+    }
+
+    /// Keeps what it chose, and lets it go: in one step, so that no count ever goes back.
+    pub(crate) fn retire_chooser<C: Chooser>(&self, chooser: &Arc<C>) {
+        let mut choosers = self.shared.choosers();
+        choosers.live.retain(|other| !std::ptr::addr_eq(other.as_ptr(), Arc::as_ptr(chooser)));
+        let mut chosen = Selections::new();
+        chooser.add_to(&mut chosen);
+        for ((service, algorithm, instance), count) in chosen {
+            let mut key = (service, algorithm, instance);
+            if choosers.retired.len() >= RETIRED_MAX && !choosers.retired.contains_key(&key) {
+                key.2 = Key::member();
+            }
+            *choosers.retired.entry(key).or_default() += count;
+        }
+    }
+
     /// Whether the member stopped, and lookups fail.
     pub(crate) fn is_stopped(&self) -> bool {
         self.shared.state.load(Ordering::Acquire) == STOPPED
@@ -550,6 +607,7 @@ impl View {
             shards: std::array::from_fn(|_| ArcSwap::from_pointee(Directory::with_hasher(hash))),
             members: ArcSwap::from_pointee(Vec::new()),
             published: AtomicU64::new(0),
+            choosers: Mutex::default(),
         };
         Self {
             reader: Reader { shared: Arc::new(shared) },

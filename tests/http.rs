@@ -313,19 +313,252 @@ async fn what_prometheus_sends_is_answered_as_it_reads_it() {
     assert_eq!(a.get("/v1/catalog/services").await.headers["x-consul-knownleader"], "true");
 }
 
+/// The value of a series, by its whole name with labels.
+fn value(page: &str, series: &str) -> f64 {
+    let line = page.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == series));
+    let line = line.unwrap_or_else(|| panic!("no {series} in\n{page}"));
+    line.rsplit_once(' ').expect("it has a value").1.parse().expect("a number")
+}
+
+/// Every series is of the family that was described last, and no series comes twice: what all scrapers demand.
+fn check_page(page: &str) {
+    let (mut family, mut described, mut series) = (String::new(), Vec::new(), std::collections::BTreeSet::new());
+    for line in page.lines() {
+        match line.strip_prefix("# ") {
+            Some("EOF") => {}
+            Some(text) => {
+                let mut words = text.splitn(3, ' ');
+                let (word, name) = (words.next().unwrap(), words.next().unwrap());
+                if word == "HELP" {
+                    name.clone_into(&mut family);
+                    assert!(!described.contains(&family), "{family} is described twice");
+                    described.push(family.clone());
+                }
+                assert_eq!(name, family, "{line}");
+                assert!(words.next().is_some_and(|rest| !rest.is_empty()), "{line}");
+            }
+            None => {
+                let (name, number) = line.rsplit_once(' ').expect("a value");
+                let bare = name.split('{').next().unwrap();
+                let ending = bare.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line} in {family}"));
+                assert!(["", "_total", "_info", "_bucket", "_sum", "_count"].contains(&ending), "{line} in {family}");
+                assert!(number.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+                assert!(series.insert(name.to_owned()), "{name} twice");
+            }
+        }
+    }
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                            text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_is_counted_and_told_in_both_formats() {
+    let a = agent("a", &[]).await;
+    let b = agent("b", &[&a]).await;
+    let hostile = "we\"b\\{x=\"1\"}";
+    let check = json!({"TTL": "10m"});
+    a.put("/v1/agent/service/register", json!({"Name": hostile, "ID": "w", "Port": 1, "Check": check})).await;
+    let _own = soon(b.registry.register(Instance::new("db", "127.0.0.1:5432".parse::<SocketAddr>().unwrap()).unwrap()));
+    let _own = _own.await.unwrap();
+    a.put("/v1/agent/check/pass/service:w", Value::Null).await;
+    a.until("/v1/health/service/db?passing", |entries| !entries.as_array().unwrap().is_empty()).await;
+    a.get("/v1/health/service/nobody").await;
+    let wrong = json!({"Name": "web", "Port": 80, "Weights": {"Passing": 1_000_000, "Warning": 1}}).to_string();
+    assert_eq!(a.send("PUT", "/v1/agent/service/register", &[], wrong).await.status, 400);
+    let plain = a.get("/metrics").await;
+    assert_eq!(plain.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let page = plain.text();
+    check_page(&page);
+    let escaped = r#"we\"b\\{x=\"1\"}"#;
+    for (series, least) in [
+        (format!("service_registrations_total{{service_name=\"{escaped}\",status=\"success\"}}"), 1.0),
+        (format!("health_checks_total{{service_name=\"{escaped}\",status=\"passing\"}}"), 1.0),
+        (format!("service_instances{{service_name=\"{escaped}\",status=\"passing\"}}"), 1.0),
+        ("service_instances{service_name=\"db\",status=\"passing\"}".to_owned(), 1.0),
+        ("service_discoveries_total{service_name=\"db\"}".to_owned(), 1.0),
+        ("tidings_discoveries_unknown_total".to_owned(), 1.0),
+        ("tidings_cluster_size".to_owned(), 2.0),
+        ("tidings_members{state=\"reachable\"}".to_owned(), 2.0),
+        ("tidings_ready".to_owned(), 1.0),
+        ("tidings_own_changes_total".to_owned(), 2.0),
+        ("tidings_http_requests_total{route=\"/v1/agent/service/register\",code=\"400\"}".to_owned(), 1.0),
+        ("tidings_http_requests_total{route=\"/v1/health/service/{service}\",code=\"200\"}".to_owned(), 2.0),
+        ("tidings_queue_limit{queue=\"rumors\"}".to_owned(), 4_096.0),
+    ] {
+        assert!(value(&page, &series) >= least, "{series}: {}", value(&page, &series));
+    }
+    assert_eq!(value(&page, "tidings_isolated"), 0.0);
+    let of_b = b.get("/metrics").await.text();
+    assert_eq!(value(&of_b, "service_registrations_total{service_name=\"db\",status=\"success\"}"), 1.0);
+
+    let open = a.send("GET", "/metrics", &[("accept", OPEN_METRICS)], "").await;
+    assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let page = open.text();
+    check_page(&page);
+    assert!(page.ends_with("\n# EOF\n") && page.contains("\n# UNIT tidings_rtt_seconds seconds\n"));
+    let counts: Vec<f64> = page
+        .lines()
+        .filter(|line| line.starts_with("tidings_rtt_seconds_bucket"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+        .collect();
+    assert!(counts.len() == 17 && counts.is_sorted());
+    assert_eq!(counts[16], value(&page, "tidings_rtt_seconds_count"));
+    let consul = a.get("/v1/agent/metrics?format=prometheus").await;
+    assert_eq!((consul.status, value(&consul.text(), "tidings_cluster_size")), (200, 2.0));
+}
+
+/// Neither can lie: each family stands in both, with the same kind and the same meaning.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_says_of_every_family_what_the_page_says() {
+    let a = agent("a", &[]).await;
+    let page = a.send("GET", "/metrics", &[("accept", OPEN_METRICS)], "").await.text();
+    let told = |word: &str| -> BTreeMap<String, String> {
+        let lines = page.lines().filter_map(|line| line.strip_prefix(&format!("# {word} ")));
+        lines.map(|line| line.split_once(' ').expect("a name")).map(|(name, text)| (name.into(), text.into())).collect()
+    };
+    let kinds = told("TYPE");
+    let row = |(name, help): (&String, &String)| {
+        let kind = kinds[name].as_str();
+        let ending = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        format!("| `{name}{ending}` | {kind} | {help} |")
+    };
+    let shown: std::collections::BTreeSet<String> = told("HELP").iter().map(row).collect();
+    let text = include_str!("../docs/metrics.md");
+    let written = text.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
+    let lines = |rows: Vec<&String>| rows.into_iter().map(|row| format!("\n{row}")).collect::<String>();
+    assert!(shown.len() > 150, "{}", shown.len());
+    assert_eq!(lines(shown.difference(&written).collect()), "", "docs/metrics.md lacks these");
+    assert_eq!(lines(written.difference(&shown).collect()), "", "docs/metrics.md has these, which are not shown");
+}
+
+/// Pickers of a program that serves the page itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_program_chooses_is_counted_by_service_algorithm_and_instance() {
+    let a = agent("a", &[]).await;
+    let web = Instance::new("web", "127.0.0.1:80".parse::<SocketAddr>().unwrap()).unwrap().with_id("web-1");
+    let _web = soon(a.registry.register(web)).await.unwrap();
+    let picker = tidings::select::Picker::new(a.registry.reader(), "web");
+    (0..3).for_each(|_| picker.pick().expect("it is healthy").finish(tidings::select::Outcome::Succeeded));
+    let series = "load_balancer_selections_total{service_name=\"web\",algorithm=\"ewma\",instance=\"web-1\"}";
+    assert_eq!(value(&a.get("/metrics").await.text(), series), 3.0);
+    drop(picker);
+    assert_eq!(value(&a.get("/metrics").await.text(), series), 3.0, "a counter does not go back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prometheus_finds_its_targets_over_http() {
+    let a = agent("a", &[]).await;
+    let empty = a.get("/v1/sd/prometheus").await;
+    assert_eq!((empty.status, empty.text().as_str()), (200, "[]"), "no targets are an empty list");
+    assert_eq!(empty.headers["content-type"], "application/json");
+    let b = agent("b", &[&a]).await;
+    let web = Instance::new("web", "10.0.0.1:80".parse::<SocketAddr>().unwrap()).unwrap().with_tag("v1").with_id("w");
+    let _web = soon(b.registry.register(web.with_namespace("prod").with_meta("team/x", "a"))).await.unwrap();
+    let there = "/v1/sd/prometheus?service=web&tag=v1&namespace=prod&healthy";
+    let told = a.until("/v2/services", |told| !told["services"].as_array().unwrap().is_empty()).await;
+    assert_eq!(told.status, 200);
+    let targets = a.get(there).await.json();
+    assert_eq!(targets[0]["targets"], json!(["10.0.0.1:80"]));
+    let labels = &targets[0]["labels"];
+    for (label, value) in [
+        ("service", "web"),
+        ("instance_id", "w"),
+        ("member", "b"),
+        ("status", "passing"),
+        ("healthy", "true"),
+        ("namespace", "prod"),
+        ("tags", ",v1,"),
+        ("meta_team_x", "a"),
+    ] {
+        assert_eq!(labels[format!("__meta_tidings_{label}")], value, "{label}");
+    }
+    for (query, count) in [("service=web&service=db", 1), ("service=db", 0), ("tag=v2", 0), ("port=metrics", 0)] {
+        let all = a.get(&format!("/v1/sd/prometheus?{query}")).await.json();
+        assert_eq!(all.as_array().unwrap().len(), count, "{query}");
+    }
+    assert_eq!(a.get("/v1/sd/prometheus?servcie=web").await.status, 400);
+    let gone = b.registry.clone();
+    drop((b, _web));
+    soon(gone.leave()).await.unwrap();
+    a.until("/v2/services", |told| told["services"].as_array().unwrap().is_empty()).await;
+    assert_eq!(a.get(there).await.text(), "[]");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_eureka_clients_read_is_there_in_xml_and_in_json() {
+    let a = agent("a", &[]).await;
+    let web = json!({"Name": "web", "ID": "w", "Address": "10.0.0.1", "Port": 80, "Meta": {"k": "<&>"}});
+    a.put("/v1/agent/service/register", web).await;
+    a.put("/v1/agent/service/register", json!({"Name": "Web", "ID": "x", "Port": 81})).await;
+    let json = [("accept", "application/json")];
+    let all = a.send("GET", "/eureka/apps/", &json, "").await.json();
+    let apps = &all["applications"];
+    assert_eq!((&apps["versions__delta"], &apps["apps__hashcode"]), (&json!("1"), &json!("UP_2_")));
+    assert_eq!(apps["application"].as_array().unwrap().len(), 1, "letters of either case are the same");
+    let instance = &apps["application"][0]["instance"][0];
+    assert_eq!((&apps["application"][0]["name"], &instance["app"]), (&json!("WEB"), &json!("WEB")));
+    assert_eq!((&instance["instanceId"], &instance["hostName"]), (&json!("a:w"), &json!("10.0.0.1")));
+    assert_eq!((&instance["port"]["$"], &instance["port"]["@enabled"]), (&json!(80), &json!("true")));
+    let delta = &a.send("GET", "/eureka/apps/delta", &json, "").await.json()["applications"];
+    assert_eq!(delta["apps__hashcode"], apps["apps__hashcode"]);
+    let ids = |apps: &Value| -> Vec<String> {
+        let all = apps["application"][0]["instance"].as_array().unwrap();
+        all.iter().map(|info| format!("{} {}", info["instanceId"], info["actionType"])).collect()
+    };
+    assert_eq!(ids(delta), [r#""a:w" "ADDED""#, r#""a:x" "ADDED""#], "everything is told as if it were new");
+    for path in ["/eureka/apps/web", "/eureka/apps/WEB/a:w", "/eureka/instances/a:w", "/eureka/vips/web"] {
+        assert_eq!(a.send("GET", path, &json, "").await.status, 200, "{path}");
+    }
+    assert_eq!(a.send("GET", "/eureka/instances/a:w", &json, "").await.json()["instance"]["metadata"]["k"], "<&>");
+    for path in ["/eureka/apps/none", "/eureka/apps/web/none", "/eureka/instances/none", "/eureka/vips/none"] {
+        assert_eq!(a.get(path).await.status, 404, "{path}");
+    }
+    let xml = a.get("/eureka/apps").await;
+    assert_eq!(xml.headers["content-type"], "application/xml");
+    let start = "<applications><versions__delta>1</versions__delta><apps__hashcode>UP_2_</apps__hashcode>\
+                 <application><name>WEB</name><instance><instanceId>a:w</instanceId><hostName>10.0.0.1</hostName>";
+    assert!(xml.text().starts_with(start), "{}", xml.text());
+    assert!(xml.text().contains("<k>&lt;&amp;&gt;</k>"), "{}", xml.text());
+    for (method, path) in [
+        ("POST", "/eureka/apps/web"),
+        ("PUT", "/eureka/apps/web/a:w"),
+        ("DELETE", "/eureka/apps/web/a:w"),
+        ("PUT", "/eureka/apps/web/a:w/status"),
+        ("PUT", "/eureka/apps/web/a:w/metadata"),
+    ] {
+        let answer = a.send(method, path, &[], "").await;
+        assert_eq!(answer.status, 501, "{method} {path}");
+        assert!(answer.text().contains("only be read"), "{}", answer.text());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_has_not_joined_says_so_to_every_client_in_its_way() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let seed = silent.local_addr().expect("it is bound").to_string();
     let builder = Registry::builder("http-test", "alone").join([seed]).join_policy(JoinPolicy::Background);
     let a = open(soon(builder.start()).await.expect("it starts"), plan()).await;
-    for path in ["/v1/catalog/services", "/v1/health/service/web", "/v1/agent/services", "/v1/status/leader"] {
+    for path in [
+        "/v1/catalog/services",
+        "/v1/health/service/web",
+        "/v1/agent/services",
+        "/v1/status/leader",
+        "/v1/sd/prometheus",
+        "/eureka/apps",
+    ] {
         let answer = a.get(path).await;
         assert_eq!(answer.status, 500, "{path}");
         assert!(answer.text().contains("not joined"), "{}", answer.text());
     }
     assert_eq!(a.get("/v2/services").await.json(), json!({"schema_version": 1, "stale": true, "services": []}));
     assert_eq!((a.get("/livez").await.status, a.get("/readyz").await.status), (200, 503));
+    assert_eq!(value(&a.get("/metrics").await.text(), "tidings_ready"), 0.0, "figures are told all the same");
     let b = agent("b", &[&a]).await;
     a.until("/v2/members", |members| members["stale"] == false).await;
     assert_eq!((a.get("/readyz").await.status, b.get("/v1/catalog/nodes").await.status), (200, 200));

@@ -166,6 +166,12 @@ pub(super) struct Args {
     #[arg(long, env = "TIDINGS_TUNING", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = knobs::parse)]
     tuning: Vec<(&'static Knob, Value)>,
 
+    /// How often news that says nothing is made, by which all see how long news takes; 0s for never
+    ///
+    /// Of all members that can be reached, the one of the lowest id makes it: give all members the same.
+    #[arg(long, env = "TIDINGS_CANARY_EVERY", value_name = "TIME", default_value = "60s", value_parser = parse_span)]
+    canary_every: Duration,
+
     /// Write down all that happens to this member, for tidings-sim replay; never keys, but all else
     ///
     /// A file that is there already is renamed to FILE.previous.
@@ -434,6 +440,7 @@ async fn start(args: &Args, tuning: Tuning) -> Result<Registry, Failure> {
         .bind(args.bind)
         .advertise_as(args.advertise.clone())
         .join(args.join.iter().flat_map(|targets| targets.0.iter().cloned()))
+        .canary_every(args.canary_every)
         .join_policy(match args.join_policy {
             Policy::Require => JoinPolicy::Require(args.join_timeout),
             Policy::Warn => JoinPolicy::Warn(args.join_timeout),

@@ -41,6 +41,7 @@ use salvo::{Ping, Purpose, Salvo};
 use trial::TRIAL_EVERY;
 
 use crate::counters::Counters;
+use crate::histogram::Histogram;
 use crate::peer::{MemberState, NodeId, Peer};
 use crate::roster::Roster;
 use crate::story::Seen;
@@ -176,6 +177,8 @@ pub(crate) struct Detector {
     acts: Vec<Act>,
     /// What was counted.
     pub(crate) counts: Counters,
+    /// How long answers took.
+    pub(crate) rtts_seen: Histogram,
 }
 
 impl Detector {
@@ -213,6 +216,7 @@ impl Detector {
             accuse_from: now,
             acts: Vec::new(),
             counts: Counters::default(),
+            rtts_seen: Histogram::default(),
         }
     }
 
@@ -551,6 +555,9 @@ impl Detector {
         self.counts.probes_answered += 1;
         self.health.better();
         let sample = now.since(sent);
+        if sent >= self.stalled {
+            self.rtts_seen.note(sample);
+        }
         if self.backed_off.get(&to).is_some_and(|back_off| back_off.times > 0) {
             self.backed_off.remove(&to);
         }

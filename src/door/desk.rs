@@ -22,6 +22,7 @@ use super::native;
 use super::refusal::Refusal;
 use crate::effect::Event;
 use crate::net::driver::unix_ms;
+use crate::net::tally::Tally;
 use crate::offers::Offers;
 use crate::peer::NodeId;
 use crate::registry::{Events, Registry};
@@ -124,6 +125,8 @@ pub(super) struct Figures {
     pub(super) streams_open: AtomicU64,
     /// Streams that were refused, because too many were open.
     pub(super) streams_refused: AtomicU64,
+    /// Requests by the path of their route and the code of their answer.
+    pub(super) by_route: Tally<u16>,
 }
 
 /// What every answer is made from.
@@ -223,6 +226,7 @@ impl Desk {
 
     /// Waits as a blocking query does, and gives the number to tell. What is read afterwards is at least as new.
     pub(super) async fn newer(&self, subject: Subject<'_>, than: Blocking) -> u64 {
+        self.note_discovery(subject);
         if than.index == 0 {
             return self.index.now(subject);
         }
@@ -232,6 +236,7 @@ impl Desk {
 
     /// The same for `/v2`.
     pub(super) async fn newer_native(&self, subject: Subject<'_>, than: Blocking) -> u64 {
+        self.note_discovery(subject);
         if than.index == 0 {
             return self.native.now(subject);
         }
@@ -239,28 +244,56 @@ impl Desk {
         self.native.newer(subject, than, &mut self.closing.clone()).await
     }
 
+    /// Counts that somebody asks for the instances of a service.
+    pub(super) fn note_discovery(&self, subject: Subject<'_>) {
+        if let Subject::Service(name) = subject {
+            self.registry.tallies().note_discovery(name, self.reader.service(name).is_some());
+        }
+    }
+
+    /// The names of all figures of the interface.
+    pub(super) const FIGURES: [&'static str; 16] = [
+        "http_requests",
+        "http_client_errors",
+        "http_server_errors",
+        "http_unauthorized",
+        "http_forbidden",
+        "http_bodies_refused",
+        "http_unsupported",
+        "http_polls_open",
+        "http_streams_open",
+        "http_streams_refused",
+        "http_connections",
+        "http_connections_open",
+        "http_connections_refused",
+        "http_connections_broken",
+        "http_accepts_failed",
+        "http_handshakes_failed",
+    ];
+
     /// Every figure of the interface, by name.
-    pub(super) fn each(&self) -> [(&'static str, u64); 16] {
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let (figures, traffic) = (&self.figures, &self.traffic);
         let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        [
-            ("http_requests", of(&figures.requests)),
-            ("http_client_errors", of(&figures.client_errors)),
-            ("http_server_errors", of(&figures.server_errors)),
-            ("http_unauthorized", of(&figures.unauthorized)),
-            ("http_forbidden", of(&figures.forbidden)),
-            ("http_bodies_refused", of(&figures.bodies_refused)),
-            ("http_unsupported", of(&figures.unsupported)),
-            ("http_polls_open", of(&figures.polls_open)),
-            ("http_streams_open", of(&figures.streams_open)),
-            ("http_streams_refused", of(&figures.streams_refused)),
-            ("http_connections", of(&traffic.connections)),
-            ("http_connections_open", of(&traffic.open)),
-            ("http_connections_refused", of(&traffic.refused_full)),
-            ("http_connections_broken", of(&traffic.broken)),
-            ("http_accepts_failed", of(&traffic.accept_failed)),
-            ("http_handshakes_failed", of(&traffic.handshakes_failed)),
-        ]
+        let values = [
+            of(&figures.requests),
+            of(&figures.client_errors),
+            of(&figures.server_errors),
+            of(&figures.unauthorized),
+            of(&figures.forbidden),
+            of(&figures.bodies_refused),
+            of(&figures.unsupported),
+            of(&figures.polls_open),
+            of(&figures.streams_open),
+            of(&figures.streams_refused),
+            of(&traffic.connections),
+            of(&traffic.open),
+            of(&traffic.refused_full),
+            of(&traffic.broken),
+            of(&traffic.accept_failed),
+            of(&traffic.handshakes_failed),
+        ];
+        Self::FIGURES.into_iter().zip(values)
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -19,12 +19,15 @@ pub(super) async fn guard(State(desk): State<Arc<Desk>>, request: Request, next:
     let figures = &desk.figures;
     figures.requests.fetch_add(1, Ordering::Relaxed);
     let is_native = request.uri().path().starts_with("/v2");
+    // A path itself could be anything: only those that we have are names to count by.
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let is_head = request.method() == Method::HEAD;
     let mut response = match check(&desk, &request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
     let status = response.status();
+    figures.by_route.count(route.as_ref().map_or("", MatchedPath::as_str), status.as_u16());
     match status {
         StatusCode::UNAUTHORIZED => {
             figures.unauthorized.fetch_add(1, Ordering::Relaxed);

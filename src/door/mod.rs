@@ -4,10 +4,13 @@
 //!
 //! - `/v2`, the native interface in JSON, described by the OpenAPI file that it serves at `/v2/openapi.json`;
 //! - `/v1`, what clients of Consul understand: catalog, health, agent and blocking queries;
-//! - `/livez`, `/readyz` and `/metrics`.
+//! - `/livez` and `/readyz`, and `/metrics` for Prometheus;
+//! - `/v1/sd/prometheus`, where Prometheus finds what to scrape;
+//! - `/eureka`, what clients of Eureka read.
 //!
 //! `dns::Dns` (feature `dns`) answers questions for names: addresses, and SRV records with weights.
 
+mod accept;
 pub mod ask;
 pub mod auth;
 pub mod body;
@@ -15,10 +18,13 @@ mod consul;
 mod desk;
 #[cfg(feature = "dns")]
 pub mod dns;
+mod eureka;
 mod guard;
 pub mod http;
 mod index;
+mod metrics;
 mod native;
+mod prometheus;
 mod refusal;
 
 use std::sync::Arc;
@@ -37,6 +43,9 @@ fn router(desk: Arc<Desk>) -> Router {
     Router::new()
         .merge(native::router())
         .merge(consul::router())
+        .merge(metrics::router())
+        .merge(prometheus::router())
+        .merge(eureka::router())
         .fallback(consul::fallback)
         .method_not_allowed_fallback(refusal::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&desk), guard::guard))

@@ -539,6 +539,9 @@ impl Carrier {
             recording: self.recorder.as_ref().map(|recorder| recorder.stats).unwrap_or_default(),
             view: self.view.sizes(),
             work: WorkStats::of(&self.link.gate),
+            queues: self.node.queues(),
+            rtts: *self.node.rtts_seen(),
+            propagation: *self.node.propagation(),
         }
     }
 

@@ -31,6 +31,7 @@ use super::seal::Seal;
 use super::seeds;
 use super::socket::{BindError, Socket};
 use super::stats::{Explanation, Stats};
+use super::tally::Tallies;
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
 use crate::effect::{Heard, Input, InputError, Warning};
@@ -82,6 +83,8 @@ pub(crate) struct Plan {
     pub(crate) trust: Trust,
     pub(crate) tuning: Tuning,
     pub(crate) record: Option<RecordPlan>,
+    /// How often this member makes a canary, while that is on it; never if zero.
+    pub(crate) canary_every: Duration,
 }
 
 /// Why a driver could not start. Nothing is left running or open.
@@ -130,6 +133,8 @@ pub(crate) enum Command {
     Keep { serial: u64, key: Key },
     /// Tell how many members know the same, and ask those that do not.
     Survey(oneshot::Sender<Agreement>),
+    /// It is time for a canary.
+    Canary,
     /// Tell everybody that nothing new is taken; who has heard it is told after this time at most.
     Drain(Duration, oneshot::Sender<Arc<Heard>>),
     /// Join through these too, from now on.
@@ -205,6 +210,8 @@ pub(crate) struct Link {
     pub(crate) gate: Gate,
     /// A member answered a survey.
     pub(crate) surveyed: Notify,
+    /// What is counted by service.
+    pub(crate) tallies: Tallies,
     /// The keys, as they are now: whoever keeps them on disk waits for changes.
     pub(crate) keyring: watch::Sender<Option<Keyring>>,
     /// Whether somebody without a key can be a member, from another machine or in clear beside a key.
@@ -281,7 +288,8 @@ pub(crate) async fn start(plan: Plan) -> Result<(mpsc::UnboundedSender<Command>,
     let (commands, receiver) = mpsc::unbounded_channel();
     let (started, starting) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("tidings {}", plan.name));
-    thread.spawn(move || live(plan, receiver, started)).map_err(DriveError::Thread)?;
+    let weak = commands.downgrade();
+    thread.spawn(move || live(plan, weak, receiver, started)).map_err(DriveError::Thread)?;
     let link = starting.await.unwrap_or_else(|_| {
         Err(DriveError::Stopped(StopReason::Panicked(Arc::from("the thread ended without a word"))))
     })?;
@@ -291,6 +299,7 @@ pub(crate) async fn start(plan: Plan) -> Result<(mpsc::UnboundedSender<Command>,
 /// The whole life of the thread.
 fn live(
     plan: Plan,
+    to_ourselves: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     started: oneshot::Sender<Result<Arc<Link>, DriveError>>,
 ) {
@@ -306,7 +315,9 @@ fn live(
     // Nothing of a driver that panicked is used again: it is dropped whole, and its readers are told.
     let end = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
+            let canary_every = plan.canary_every;
             let mut driver = Driver::open(plan, commands).await?;
+            tokio::spawn(call_for_canaries(canary_every, to_ourselves));
             recorded = driver.recorded.take();
             (link, keeper) = (Some(Arc::clone(&driver.link)), driver.keeper.as_ref().map(Keeper::closer));
             if let Some(started) = started.take() {
@@ -333,6 +344,21 @@ fn live(
             let _ = started.send(Err(error));
         }
         _ => {}
+    }
+}
+
+/// Says when it is time for a canary, until the last handle is dropped.
+async fn call_for_canaries(every: Duration, to_ourselves: mpsc::WeakUnboundedSender<Command>) {
+    if every.is_zero() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(every).await;
+        // Held weakly meanwhile: a handle here would keep the member running.
+        let Some(commands) = to_ourselves.upgrade() else { return };
+        if commands.send(Command::Canary).is_err() {
+            return;
+        }
     }
 }
 
@@ -441,6 +467,7 @@ impl Driver {
             refusal: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Joining),
             serials: AtomicU64::new(0),
+            tallies: Tallies::default(),
         });
         let seeds_found = config.seeds.clone();
         if !plan.join.is_empty() {
@@ -604,6 +631,7 @@ impl Driver {
                 let _ = done.send(self.carrier.agreement());
                 let _ = self.carrier.hand(Input::Survey);
             }
+            Command::Canary => drop(self.carrier.hand(Input::Canary)),
             Command::Drain(within, done) => self.carrier.drain(within, done),
             Command::Join(seeds) => {
                 self.seeds_added.extend(seeds);

@@ -18,5 +18,6 @@ pub mod seal;
 mod seeds;
 pub mod socket;
 pub mod stats;
+pub(crate) mod tally;
 pub mod target;
 pub mod tls;

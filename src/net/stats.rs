@@ -12,7 +12,8 @@ use super::seal::SealStats;
 use super::socket::{SocketStats, Traffic};
 use crate::counters::Counters;
 use crate::detector::Rtt;
-use crate::node::Node;
+use crate::histogram::Histogram;
+use crate::node::{Node, QueueLengths};
 use crate::peer::{Member, NodeId};
 use crate::story::Seen;
 use crate::verdict::{Finding, Standing};
@@ -207,6 +208,12 @@ pub struct Stats {
     pub view: Sizes,
     /// Of the work in progress.
     pub work: WorkStats,
+    /// What waits or is remembered in the node.
+    pub queues: QueueLengths,
+    /// How long every probe took that was answered; no figure of the list.
+    pub rtts: Histogram,
+    /// How long others' canaries took to here; no figure of the list.
+    pub propagation: Histogram,
 }
 
 impl Stats {
@@ -219,6 +226,7 @@ impl Stats {
             .chain(self.of_driver_and_view())
             .chain(self.of_recording())
             .chain(self.of_work())
+            .chain(self.of_queues())
             .chain(self.seal.each())
     }
 
@@ -272,6 +280,42 @@ impl Stats {
     fn of_work(&self) -> [(&'static str, u64); 4] {
         let WorkStats { draining, calls, tasks, refused } = self.work;
         [("is_draining", draining), ("work_calls", calls), ("work_tasks", tasks), ("work_refused", refused)]
+    }
+
+    fn of_queues(&self) -> [(&'static str, u64); 14] {
+        // Taken apart, so that a new one cannot be forgotten here.
+        let QueueLengths {
+            rumors,
+            repeats,
+            contacts,
+            limbo,
+            goodbyes,
+            graves,
+            members,
+            conversations,
+            verdicts,
+            awaited,
+            cases,
+            helps,
+            timers,
+            updates,
+        } = self.queues;
+        [
+            ("queue_rumors", rumors as u64),
+            ("queue_repeats", repeats as u64),
+            ("queue_contacts", contacts as u64),
+            ("queue_limbo", limbo as u64),
+            ("queue_goodbyes", goodbyes as u64),
+            ("queue_graves", graves as u64),
+            ("queue_members", members as u64),
+            ("queue_conversations", conversations as u64),
+            ("queue_verdicts", verdicts as u64),
+            ("queue_awaited", awaited as u64),
+            ("queue_cases", cases as u64),
+            ("queue_helps", helps as u64),
+            ("queue_timers", timers as u64),
+            ("queue_updates", updates as u64),
+        ]
     }
 
     fn of_driver_and_view(&self) -> [(&'static str, u64); 23] {

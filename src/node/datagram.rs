@@ -136,6 +136,10 @@ impl Node {
                 self.on_receipt(now, sender.id, number, out);
                 Ok(())
             }
+            Section::Canary(canary) => {
+                self.take_canary(now, sender, &canary);
+                Ok(())
+            }
             Section::Fingerprints(theirs) => {
                 self.on_fingerprints(now, from, sender, theirs, out);
                 Ok(())
@@ -393,6 +397,7 @@ impl Node {
         if self.roster.is_reachable(to.id) {
             self.repeat_verdicts(to.id, &mut filling);
             self.repeat_rumors(to.id, &mut filling);
+            self.canaries.repeat(self.now, to.id, &mut filling);
         }
         out.datagrams.push(Datagram { to: to.addr, nonce: Some(to.nonce), bytes: filling.finish() });
     }
@@ -429,6 +434,7 @@ impl Node {
         self.flush_at = None;
         self.flushed = now;
         self.flush_verdicts(out);
+        self.flush_canaries(now, out);
         let hot = self.rumors.take_hot();
         let reachable = self.roster.reachable_len();
         if reachable == 0 || hot.is_empty() {

@@ -3,8 +3,9 @@
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
 //! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `forget`
 //! (what an operator gives up), `drain` (telling everybody that no more work is taken), `survey` (how many know the
-//! same).
+//! same), `canary` (how long news takes).
 
+mod canary;
 mod datagram;
 mod drain;
 #[cfg(test)]
@@ -47,6 +48,8 @@ use crate::time::Time;
 use crate::verdict::Standing;
 use crate::wire::{Record, WIRE_NEWEST, WIRE_OLDEST, cluster_tag};
 
+pub use canary::CANARIES_MAX;
+use canary::Canaries;
 use drain::Notice;
 pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
@@ -162,7 +165,7 @@ pub struct ViewDigest {
 }
 
 /// Lengths of the node's queues, for checking them against their limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct QueueLengths {
     /// Rumors remembered; at most [`crate::rumors::RUMORS_MAX`].
     pub rumors: usize,
@@ -288,6 +291,7 @@ pub struct Node {
     /// Numbers the datagrams of notices.
     next_notice: u32,
     survey: Option<Survey>,
+    canaries: Canaries,
     counters: Counters,
 }
 
@@ -378,6 +382,7 @@ impl Node {
             notice: None,
             next_notice: 0,
             survey: None,
+            canaries: Canaries::default(),
             counters: Counters::default(),
             config,
         }
@@ -408,6 +413,7 @@ impl Node {
             Input::Readdress(addr) => self.readdress(now, addr, out),
             Input::Forget(id) => self.forget(now, id, out),
             Input::Survey => self.begin_survey(now, out),
+            Input::Canary => self.make_canary(now),
             Input::Drain(within) => self.drain(now, within, out),
             Input::Leave => self.leave(now, out),
         };
@@ -637,7 +643,7 @@ impl Node {
         }
         self.tell_states(now, out);
         self.conclude_notice(out);
-        if self.rumors.is_hot() || self.verdicts.is_hot() {
+        if self.rumors.is_hot() || self.verdicts.is_hot() || self.canaries.is_hot() {
             let may_at = self.flushed + COALESCE;
             if now >= may_at || self.flush_at.is_some_and(|at| now >= at) {
                 self.flush(now, out);
@@ -673,6 +679,7 @@ impl Node {
         }
         self.outlive_rival(now, out);
         self.end_survey(now);
+        self.forget_canaries(now);
         self.swim.resize(self.roster.present_len() + 1);
         if let Some(shown) = &self.shown {
             shown.evidence.note(now);

@@ -11,6 +11,7 @@ use super::Node;
 use super::forget::HEARD_WITHIN;
 use crate::detector::{Act, Rtt};
 use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
+use crate::histogram::Histogram;
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::promise::{Conditions, Promise};
 use crate::story::{Line, Seen};
@@ -112,6 +113,11 @@ impl Node {
     /// The round-trip times to the members that were probed.
     pub fn rtts(&self) -> impl Iterator<Item = Rtt> {
         self.detector.rtts()
+    }
+
+    /// How long every probe took that was answered since the start, but for those of a stall of our own.
+    pub fn rtts_seen(&self) -> &Histogram {
+        &self.detector.rtts_seen
     }
 
     /// What the settings promise, with the members, links and loss as they are now.

@@ -43,6 +43,7 @@ use tokio::sync::{Notify, watch};
 use crate::check::{Check, Outcome};
 use crate::net::driver::{Clock, unix_ms};
 use crate::net::stats::STALL;
+use crate::net::tally::Counted;
 use crate::record::{Instance, Key, Status};
 use crate::registry::{ON_THE_WAY, Registration, Registry};
 use crate::time::Time;
@@ -195,7 +196,11 @@ impl Offers {
     /// # Errors
     /// See [`OfferError`]; but for [`OfferError::NotKept`], nothing changed.
     pub async fn register(&self, offer: Offer, existing: Existing) -> Result<Arc<LocalInstance>, OfferError> {
-        self.to_its_end(|shared| async move { shared.register(offer, existing).await }).await
+        let service = Arc::clone(&offer.instance.service);
+        let result = self.to_its_end(|shared| async move { shared.register(offer, existing).await }).await;
+        let is_offered = matches!(result, Ok(_) | Err(OfferError::NotKept(_)));
+        self.registry().tallies().note_registration(&service, is_offered);
+        result
     }
 
     /// Withdraws an instance, with its checks and its maintenance.
@@ -351,6 +356,13 @@ impl Offers {
         self.shared.state().stats()
     }
 
+    /// Results of checks since the start, by the service of their instance and by level; those of the member's own
+    /// checks are of the service "". Also those that are not in there, because there are too many services.
+    pub(crate) fn results(&self) -> (Counted<&'static str>, u64) {
+        let state = self.shared.state();
+        (state.results.each(), state.results.left_out())
+    }
+
     /// Runs an operation to its end, whatever becomes of whoever waits for it.
     async fn to_its_end<T, F>(&self, operation: impl FnOnce(Arc<Shared>) -> F) -> Result<T, OfferError>
     where
@@ -485,7 +497,7 @@ impl Shared {
                 guard.update(|offered| *offered = instance).await.map_err(OfferError::from)
             }
             (None, Some(instance)) => {
-                let guard = self.registry.register(instance).await?;
+                let guard = self.registry.take_up(instance).await?;
                 self.state().was_registered(id, guard.instance().registered_at);
                 guards.insert(id.clone(), guard);
                 Ok(())

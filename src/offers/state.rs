@@ -12,6 +12,7 @@ use super::external::External;
 use super::kept::{Kept, KeptCheck, KeptInstance};
 use super::{CHECKS_IN_ALL_MAX, CHECKS_MAX, Existing, OFFERED_MAX, Offer, Origin};
 use crate::check::{Check, Judge, Kind, Level, Outcome};
+use crate::net::tally::Tally;
 use crate::record::{Instance, InstanceError, Key, Status};
 use crate::time::Time;
 
@@ -264,6 +265,8 @@ pub(super) struct State {
     next: Option<Time>,
     serial: u64,
     counted: OfferStats,
+    /// Results by service and level.
+    pub(super) results: Tally<&'static str>,
 }
 
 impl State {
@@ -726,6 +729,8 @@ impl State {
         self.counted.level_changes += u64::from(verdict.has_changed);
         self.counted.held_down += u64::from(level != Level::Critical && verdict.held.is_some());
         let of = self.owners.get(id).cloned().flatten();
+        let entry = of.as_ref().and_then(|of| self.entries.get(of));
+        self.results.count(entry.map_or("", |entry| &entry.said.service), level.as_str());
         if verdict.has_changed {
             match &of {
                 Some(of) => self.note_start(of),

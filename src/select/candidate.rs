@@ -114,7 +114,7 @@ impl Candidate {
 
     /// Calls from here that it has not answered yet.
     pub fn pending(&self) -> u32 {
-        self.vitals.pending.load(Relaxed)
+        self.vitals.pending()
     }
 
     /// How long its calls take of late; `None` before the first answer.
@@ -130,10 +130,13 @@ impl Candidate {
 ///
 /// Every field is an atomic of its own and none is read together with another: a reader may see a call counted whose
 /// latency is not, which moves an estimate by one call and decides nothing.
+// What every call touches stands first, in one line of the cache.
 #[derive(Default, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Vitals {
-    pub(super) pending: AtomicU32,
+    /// Calls: those pending below [`Self::PENDING_BITS`], and above all there ever were. One number, so that to count
+    /// both costs a call no more than to count one.
+    calls: AtomicU64,
     /// Failures since the last success.
     pub(super) failures: AtomicU32,
     /// A moving mean that jumps to every peak, in nanoseconds, as bits of an `f64`; 0 before the first answer.
@@ -161,6 +164,26 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
+    /// 16 million calls that wait for one instance at once are more than a process has memory for.
+    const PENDING_BITS: u32 = 24;
+
+    pub(super) fn begin_call(&self) {
+        self.calls.fetch_add(1 | 1 << Self::PENDING_BITS, Relaxed);
+    }
+
+    pub(super) fn end_call(&self) {
+        self.calls.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn pending(&self) -> u32 {
+        (self.calls.load(Relaxed) & ((1 << Self::PENDING_BITS) - 1)) as u32
+    }
+
+    /// How often it was chosen, ever.
+    pub(super) fn picked(&self) -> u64 {
+        self.calls.load(Relaxed) >> Self::PENDING_BITS
+    }
+
     pub(super) fn latency(&self) -> f64 {
         f64::from_bits(self.latency.load(Relaxed))
     }
@@ -198,6 +221,14 @@ mod tests {
 
     fn at(seconds: f64) -> Time {
         Time::from_nanos((seconds * 1e9) as u64)
+    }
+
+    #[test]
+    fn a_call_that_ends_stays_counted_and_is_no_longer_pending() {
+        let vitals = Vitals::default();
+        (0..3).for_each(|_| vitals.begin_call());
+        vitals.end_call();
+        assert_eq!((vitals.pending(), vitals.picked()), (2, 3));
     }
 
     #[test]

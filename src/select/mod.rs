@@ -27,6 +27,7 @@ pub mod grpc;
 mod hash;
 #[cfg(feature = "tower")]
 pub mod layers;
+mod ledger;
 #[cfg(feature = "net")]
 pub mod names;
 mod picker;

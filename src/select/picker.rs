@@ -1,18 +1,18 @@
 //! The picker: follows one service of a view, and gives an instance for each call. The call's end comes back to it.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwap, Guard};
 
 use super::balance::{Ask, Balancer, Ewma, SlowStart, Subset};
-use super::candidate::{Candidate, Place, Vitals};
+use super::candidate::{Candidate, Place};
 use super::clock::Clock;
 use super::eject::{Admission, Cause, Ejection, EjectionError, EjectionStats, Ejector, Outcome};
 use super::error::{PickError, nobody};
 use super::hash::{SCRAMBLE_STEP, key_hash, scramble};
+use super::ledger::{Book, Known, Ledger, Memory};
 use super::selector::Selector;
 use crate::record::{Endpoint, Instance};
 use crate::time::Time;
@@ -150,7 +150,7 @@ pub struct Picker {
     name: Arc<str>,
     selector: Selector,
     subset: Option<Subset>,
-    known: Mutex<Known>,
+    ledger: Arc<Ledger>,
 }
 
 /// The candidates of one snapshot. It never changes.
@@ -181,25 +181,17 @@ impl Source {
     }
 }
 
-/// What is kept of every known instance, healthy or not, until it is gone.
-type Known = BTreeMap<Place, Memory>;
-
-#[derive(Clone, Debug)]
-struct Memory {
-    vitals: Arc<Vitals>,
-    instance: Arc<Instance>,
-    is_healthy: bool,
-}
-
 impl Picker {
     /// A picker of a service, known yet or not, with the defaults: every healthy instance of no namespace and no group,
     /// [`Ewma`], ejection as Envoy does it, no slow start.
     pub fn new(reader: Reader, service: &str) -> Self {
         let balancer = Box::new(Ewma::default());
         let seed = RandomState::new().hash_one(service);
+        let name = Arc::from(service);
+        let ledger = Ledger::new(&name);
         Self {
             reader,
-            name: Arc::from(service),
+            name,
             selector: Selector::new(),
             subset: None,
             slow_start: None,
@@ -208,7 +200,7 @@ impl Picker {
             random: AtomicU64::new(seed),
             ejector: Arc::new(Ejector::new(Ejection::default())),
             lineup: ArcSwap::from_pointee(Lineup::nobody(balancer)),
-            known: Mutex::new(Known::new()),
+            ledger,
         }
     }
 
@@ -374,37 +366,42 @@ impl Picker {
         if let Some(reason) = self.reader.stop_reason() {
             return Err(PickError::Stopped(reason));
         }
-        let Some(mut known) = self.known_unless_busy() else { return Ok(self.lineup.load()) };
+        // Before the book is held: who reads what was chosen looks into the books of all that are noted.
+        if self.ledger.begin(&*self.lineup.load().balancer) {
+            self.reader.note_chooser(&self.ledger);
+        }
+        let Some(mut book) = self.book_unless_busy() else { return Ok(self.lineup.load()) };
         let lineup = self.lineup.load();
         if lineup.is_newest() {
             return Ok(lineup);
         }
         let Some(source) = Source::of(&self.reader, &self.name) else {
-            known.clear();
+            let gone = std::mem::take(&mut book.known);
+            book.close(gone);
             if lineup.source.is_some() {
                 self.ejector.follow(&[]);
                 self.lineup.store(Arc::new(Lineup::nobody(lineup.balancer.follow(&[]))));
             }
             return Err(self.reader.lookup(&self.name).map_or_else(Into::into, |_| PickError::NotReady));
         };
-        self.remember(&mut known, &source.service, lineup.source.is_none(), now);
-        self.lineup.store(Arc::new(self.line_up(&known, source, &lineup)));
+        self.remember(&mut book, &source.service, lineup.source.is_none(), now);
+        self.lineup.store(Arc::new(self.line_up(&book.known, source, &lineup)));
         Ok(self.lineup.load())
     }
 
     /// What is known, to be changed; `None` while somebody else changes it and there are candidates to go on with.
-    fn known_unless_busy(&self) -> Option<MutexGuard<'_, Known>> {
-        match self.known.try_lock() {
-            Ok(known) => Some(known),
+    fn book_unless_busy(&self) -> Option<MutexGuard<'_, Book>> {
+        match self.ledger.book.try_lock() {
+            Ok(book) => Some(book),
             Err(TryLockError::WouldBlock) if !self.lineup.load().candidates.is_empty() => None,
             // A thread that panicked left a part of a service: the next change completes it.
-            Err(_) => Some(self.known.lock().unwrap_or_else(PoisonError::into_inner)),
+            Err(_) => Some(self.ledger.book.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 
     /// Forgets who is gone, and takes in who is new or said something new.
-    fn remember(&self, known: &mut Known, service: &Service, is_first: bool, now: Time) {
-        let mut before = std::mem::take(known);
+    fn remember(&self, book: &mut Book, service: &Service, is_first: bool, now: Time) {
+        let mut before = std::mem::take(&mut book.known);
         for offered in service.all() {
             let place = Place::of(offered);
             let is_healthy = offered.is_healthy();
@@ -417,8 +414,9 @@ impl Picker {
             if became_healthy || was.is_some_and(|was| was.instance != offered.instance) {
                 self.ejector.reconsider(&vitals, now);
             }
-            known.insert(place, Memory { vitals, instance: Arc::clone(&offered.instance), is_healthy });
+            book.known.insert(place, Memory { vitals, instance: Arc::clone(&offered.instance), is_healthy });
         }
+        book.close(before);
     }
 
     fn line_up(&self, known: &Known, source: Source, before: &Lineup) -> Lineup {
@@ -455,6 +453,12 @@ impl Picker {
     }
 }
 
+impl Drop for Picker {
+    fn drop(&mut self) {
+        self.reader.retire_chooser(&self.ledger);
+    }
+}
+
 /// Choices before a pick gives up on probes that others take.
 const ADMISSIONS_MAX: usize = 4;
 
@@ -485,7 +489,7 @@ pub struct Pick {
 
 impl Pick {
     fn new(candidate: &Arc<Candidate>, admission: Admission, now: Time, picker: &Picker) -> Self {
-        candidate.vitals.pending.fetch_add(1, Relaxed);
+        candidate.vitals.begin_call();
         Self {
             candidate: Arc::clone(candidate),
             clock: picker.clock,
@@ -546,7 +550,7 @@ impl Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         let vitals = &self.candidate.vitals;
-        vitals.pending.fetch_sub(1, Relaxed);
+        vitals.end_call();
         if !self.is_finished {
             self.candidate.ejector.note_cancelled();
         }

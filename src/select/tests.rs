@@ -194,7 +194,7 @@ fn an_instance_that_goes_takes_its_counters_with_it() {
     let (owner, vitals) = (id(&held).parse().unwrap(), Arc::downgrade(&held.candidate().vitals));
     fleet.withdraw(owner);
     picker.pick_at(&Call::new(), at(1)).unwrap().finish_at(Outcome::Succeeded, at(1));
-    assert_eq!(vitals.upgrade().expect("a call is still pending").pending.load(Ordering::Relaxed), 1);
+    assert_eq!(vitals.upgrade().expect("a call is still pending").pending(), 1);
     held.finish_at(Outcome::Succeeded, at(2));
     assert!(vitals.upgrade().is_none(), "nothing of it is left");
 }

@@ -170,6 +170,8 @@ fn the_sections_of_version_1_are_these_bytes() {
         into.notice(0x0102_0304, encoded[..2].iter().map(|bytes| &bytes[..])).unwrap();
     });
     note_section(&mut vectors, "receipt", &Section::Receipt(0x0102_0304), |into| into.receipt(0x0102_0304).unwrap());
+    let canary = Canary { origin: NodeId(3), epoch: EPOCH, number: 7, until: 77, age_us: 1_500_000 };
+    note_section(&mut vectors, "canary", &Section::Canary(canary), |into| into.canary(&canary).unwrap());
     vectors.check("sections.txt", include_str!("golden/sections.txt"));
 }
 

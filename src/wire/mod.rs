@@ -41,11 +41,11 @@ pub(crate) use recording::{
     Birth, RECORDED_HEAD_BYTES, RECORDING_MAGIC, Recorded, RecordedInput, decode_recorded, encode_recorded,
     recorded_head,
 };
-pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
 pub(crate) use section::{
-    Fingerprints, Hello, NOTICE_RECORDS_BYTES_MAX, Outgoing, Refusal, RefusalReason, Section, Sections, SwimMessage,
-    SwimSection, SwimUpdate, VERDICT_BYTES_MAX, rumor_bytes,
+    Canary, Fingerprints, Hello, NOTICE_RECORDS_BYTES_MAX, Outgoing, Refusal, RefusalReason, Section, Sections,
+    SwimMessage, SwimSection, SwimUpdate, VERDICT_BYTES_MAX, rumor_bytes,
 };
+pub use section::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
 
 /// The oldest wire version that this program reads.
 pub const WIRE_OLDEST: u8 = 1;

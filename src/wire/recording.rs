@@ -91,6 +91,7 @@ pub(crate) enum RecordedInput {
     /// In nanoseconds.
     Drain(u64),
     Survey,
+    Canary,
 }
 
 /// The failures in the order of their numbers.
@@ -119,6 +120,7 @@ impl RecordedInput {
             Input::Leave => Self::Leave,
             Input::Forget(id) => Self::Forget(*id),
             Input::Survey => Self::Survey,
+            Input::Canary => Self::Canary,
             Input::Drain(within) => Self::Drain(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX)),
         })
     }
@@ -141,6 +143,7 @@ impl RecordedInput {
             Self::Leave => Input::Leave,
             Self::Forget(id) => Input::Forget(*id),
             Self::Survey => Input::Survey,
+            Self::Canary => Input::Canary,
             Self::Drain(nanos) => Input::Drain(Duration::from_nanos(*nanos)),
         })
     }

@@ -10,7 +10,7 @@ use super::pretend;
 use super::probe::Probe;
 use super::record::Record;
 use super::{WireError, put, split, take, take_all};
-use crate::peer::{Epoch, Generation, Peer};
+use crate::peer::{Epoch, Generation, NodeId, Peer};
 use crate::verdict::Verdict;
 
 /// The most bytes of a datagram, sealed: 1,280 (the least MTU of IPv6, RFC 8200 section 5) less 48 for IPv6 and UDP
@@ -32,6 +32,7 @@ const TAG_REFUSAL: u8 = 7;
 const TAG_VERDICTS: u8 = 8;
 const TAG_NOTICE: u8 = 9;
 const TAG_RECEIPT: u8 = 10;
+const TAG_CANARY: u8 = 11;
 // Reserved from the first day: 5 for signatures.
 
 /// The most bytes of one verdict.
@@ -100,6 +101,19 @@ pub(crate) struct Hello {
     pub(crate) cookie: u64,
 }
 
+/// News that says nothing, for seeing how long news takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Canary {
+    /// Who made it, in which of its starts, and which of its canaries it is.
+    pub(crate) origin: NodeId,
+    pub(crate) epoch: Epoch,
+    pub(crate) number: u32,
+    /// The position on the ring up to which the receiver passes it on; 0 for not at all.
+    pub(crate) until: u64,
+    /// How long it has been under way when it is sent, in microseconds.
+    pub(crate) age_us: u32,
+}
+
 /// Why a datagram was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum RefusalReason {
@@ -140,6 +154,7 @@ pub(crate) enum Section {
     },
     /// The sender has the records of our notice of this number.
     Receipt(u32),
+    Canary(Canary),
     /// Of a tag that we do not know.
     Unknown(u8),
 }
@@ -181,6 +196,7 @@ impl<'a> Sections<'a> {
             TAG_VERDICTS => read_verdicts(bytes),
             TAG_NOTICE => read_notice(bytes),
             TAG_RECEIPT => read_receipt(bytes),
+            TAG_CANARY => take_all(bytes, "canary").map(Section::Canary),
             // A Hello is padded, so that its answer is never larger; see `Outgoing::hello`.
             TAG_HELLO => take(&mut { bytes }, "hello").map(Section::Hello),
             TAG_REFUSAL => take_all(bytes, "refusal").map(Section::Refusal),
@@ -350,6 +366,10 @@ impl Outgoing {
             into.extend_from_slice(&number.to_le_bytes());
             Ok(())
         })
+    }
+
+    pub(crate) fn canary(&mut self, canary: &Canary) -> Result<(), WireError> {
+        self.section(TAG_CANARY, |into| put(into, canary))
     }
 
     /// Padded to one size, so that no answer to a Hello is larger than it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
@@ -117,10 +117,14 @@ pub(super) async fn own(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery
     })))
 }
 
-pub(super) async fn metrics(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+pub(super) async fn metrics(
+    State(desk): State<Arc<Desk>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let query = crate::door::ask::Query::parse(query.as_deref())?;
     if query.value("format") == Some("prometheus") {
-        return native::metrics(&desk).await;
+        return crate::door::metrics::page(&desk, &headers).await;
     }
     let figures = native::figures(&desk).await?;
     let gauge = |(name, value): (&'static str, u64)| json!({ "Name": name, "Value": value, "Labels": {} });

@@ -7,7 +7,6 @@ mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::hash::Hasher as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use super::index::Subject;
 use super::refusal::{Refusal, with_type};
 use crate::peer::{Member, NodeId};
 use crate::record::Endpoint;
-use crate::registry::{Drained, ForgetError, Target};
+use crate::registry::{Drained, ForgetError, Stats, Target};
 use crate::view::{Reader, Service, Status};
 
 /// The contract.
@@ -49,7 +48,6 @@ pub(super) fn router() -> Router<Arc<Desk>> {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(all_metrics))
         .route("/v2/openapi.json", get(openapi))
         .route("/v2/agent", get(read::agent))
         .route("/v2/config", get(read::config))
@@ -136,29 +134,19 @@ async fn openapi() -> Response {
     with_type(StatusCode::OK, "application/json", OPENAPI)
 }
 
-async fn all_metrics(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
-    metrics(&desk).await
-}
-
 /// Every figure of the member, of what it offers, of the interface, and of DNS.
 pub(super) async fn figures(desk: &Desk) -> Result<BTreeMap<&'static str, u64>, Refusal> {
     let stats = desk.registry.stats().await?;
-    let offers = desk.offers.stats();
-    #[allow(unused_mut, reason = "without other doors there is nothing to add")]
-    let mut figures: BTreeMap<_, _> = stats.each().chain(offers.each()).chain(desk.each()).collect();
-    #[cfg(feature = "dns")]
-    figures.extend(desk.dns.iter().flat_map(|dns| dns.read().each()));
-    Ok(figures)
+    Ok(figures_of(desk, &stats))
 }
 
-/// Every figure as Prometheus reads it.
-pub(super) async fn metrics(desk: &Desk) -> Result<Response, Refusal> {
-    let mut text = String::new();
-    for (name, value) in figures(desk).await? {
-        // Writing into a text cannot fail. Whether a figure can go down is known nowhere but in its documentation.
-        let _ = writeln!(text, "# TYPE tidings_{name} untyped\ntidings_{name} {value}");
-    }
-    Ok(with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+/// The same, of figures that were taken already.
+pub(super) fn figures_of(desk: &Desk, stats: &Stats) -> BTreeMap<&'static str, u64> {
+    #[allow(unused_mut, reason = "without other doors there is nothing to add")]
+    let mut figures: BTreeMap<_, _> = stats.each().chain(desk.offers.stats().each()).chain(desk.each()).collect();
+    #[cfg(feature = "dns")]
+    figures.extend(desk.dns.iter().flat_map(|dns| dns.read().each()));
+    figures
 }
 
 /// The member of that name, or of that id; a name wins, and of several of one name the one that is present.
