@@ -24,7 +24,7 @@
 //! floor 5 program  registry (the handle)                                                         feature "net"
 //!                  select (which instance gets a call)                                           feature "select"
 //!                  check (whether a service can do its work)  offers (what is offered for others) feature "agent"
-//! floor 6 doors    door: http (the server), consul (/v1), native (/v2), index (what to wait for),
+//! floor 6 doors    door: http (the server), consul (/v1), native (/v2), page (/ui), index (what to wait for),
 //!                  metrics, prometheus and eureka (for those who read them)                      feature "agent"
 //!                  door::dns (names, over UDP and TCP)                                           feature "dns"
 //! floor 7 person   the binary: cli, main                                                       feature "cli"

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::effect::{Event, Fatal, GoneReason};
+use crate::effect::{Event, Fatal, GoneReason, Split};
 use crate::guard::{Count, Look, Sight};
 use crate::peer::{Member, MemberState, NodeId};
 use crate::record::{Instance, Key, Status as InstanceStatus};
@@ -157,7 +157,12 @@ impl Service {
 
     /// The last known good instances that are kept for use, by instance id; none unless there is a reason for it.
     pub fn stale(&self) -> impl Iterator<Item = &Offered> {
-        self.unhealthy().iter().filter(|offered| self.kept.is_some() && offered.is_silent())
+        self.unhealthy().iter().filter(|offered| self.keeps(offered))
+    }
+
+    /// Whether this instance of it is one of [`stale`](Self::stale).
+    pub fn keeps(&self, offered: &Offered) -> bool {
+        self.kept.is_some() && offered.is_silent()
     }
 
     /// What is different in `after`.
@@ -366,6 +371,7 @@ struct Choosers {
 struct Shared {
     state: AtomicU8,
     is_isolated: AtomicBool,
+    split: ArcSwapOption<Split>,
     stopped: ArcSwapOption<StopReason>,
     hash: NameHash,
     shards: [ArcSwap<Directory>; SHARDS],
@@ -462,6 +468,12 @@ impl Reader {
     /// Whether the member reaches nobody although others should be there: its view is the last it knew.
     pub fn is_isolated(&self) -> bool {
         self.shared.is_isolated.load(Ordering::Acquire)
+    }
+
+    /// Who is on which side of a split, while one is suspected: so many members are unreachable at once that it is the
+    /// likelier story.
+    pub fn split(&self) -> Option<Arc<Split>> {
+        self.shared.split.load_full()
     }
 
     fn directory(&self, name: &str) -> &ArcSwap<Directory> {
@@ -602,6 +614,7 @@ impl View {
         let shared = Shared {
             state: AtomicU8::new(JOINING),
             is_isolated: AtomicBool::new(false),
+            split: ArcSwapOption::empty(),
             stopped: ArcSwapOption::empty(),
             hash,
             shards: std::array::from_fn(|_| ArcSwap::from_pointee(Directory::with_hasher(hash))),
@@ -675,8 +688,9 @@ impl View {
             }
             Event::ServiceDown { owner, instance, .. } => self.remove(*owner, &instance.id),
             Event::CutOff(is_cut_off) => self.isolated(*is_cut_off),
-            Event::PartitionSuspected(_) | Event::PartitionOver | Event::Forgetting { .. } => {}
-            Event::MassDrop { .. } | Event::MassDropOver { .. } => {}
+            Event::PartitionSuspected(split) => self.reader.shared.split.store(Some(Arc::clone(split))),
+            Event::PartitionOver => self.reader.shared.split.store(None),
+            Event::Forgetting { .. } | Event::MassDrop { .. } | Event::MassDropOver { .. } => {}
             Event::Ready | Event::Drained(_) | Event::Warning(_) | Event::Fatal(_) => {}
         }
     }
@@ -1054,6 +1068,17 @@ mod tests {
         for (before, after) in before.iter().zip(reader.services()) {
             assert_eq!(Arc::ptr_eq(before, &after), &**before.name() != "s7");
         }
+    }
+
+    #[test]
+    fn a_suspected_split_is_told_until_it_is_over() {
+        let (mut view, reader) = view(&[]);
+        assert_eq!(reader.split(), None);
+        let split = |lost| Arc::new(Split { lost, kept: 1, ..Split::default() });
+        feed(&mut view, &[Event::PartitionSuspected(split(2)), Event::PartitionSuspected(split(4))]);
+        assert_eq!(reader.split().map(|split| split.lost), Some(4), "the last word counts");
+        feed(&mut view, &[Event::PartitionOver]);
+        assert_eq!(reader.split(), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::ask::Query;
 use super::auth::Scope;
 use super::desk::Desk;
+use super::page;
 use super::refusal::Refusal;
 
 /// Lets a request through, or refuses it with a reason.
@@ -82,6 +83,11 @@ fn check(desk: &Desk, request: &Request) -> Result<(), Refusal> {
         check_page(desk, request)?;
     }
     let Some(tokens) = tokens else { return Ok(()) };
+    // The page asks for a token itself.
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read && page::is_page(path) {
+        return Ok(());
+    }
     let needed = needed(request.method(), path);
     match tokens.scope(token) {
         Some(scope) if scope >= needed => Ok(()),

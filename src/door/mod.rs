@@ -4,6 +4,7 @@
 //!
 //! - `/v2`, the native interface in JSON, described by the OpenAPI file that it serves at `/v2/openapi.json`;
 //! - `/v1`, what clients of Consul understand: catalog, health, agent and blocking queries;
+//! - `/ui`, a page that shows the cluster in a browser;
 //! - `/livez` and `/readyz`, and `/metrics` for Prometheus;
 //! - `/v1/sd/prometheus`, where Prometheus finds what to scrape;
 //! - `/eureka`, what clients of Eureka read.
@@ -24,6 +25,7 @@ pub mod http;
 mod index;
 mod metrics;
 mod native;
+mod page;
 mod prometheus;
 mod refusal;
 
@@ -46,6 +48,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .merge(metrics::router())
         .merge(prometheus::router())
         .merge(eureka::router())
+        .merge(page::router())
         .fallback(consul::fallback)
         .method_not_allowed_fallback(refusal::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&desk), guard::guard))

@@ -96,6 +96,7 @@ fn by_place(view: &Value, path: &str) -> BTreeMap<(String, String), Value> {
         if let Some(fields) = lasting.as_object_mut() {
             fields.remove("evidence_ms");
             fields.remove("is_self");
+            fields.remove("kept");
         }
         ((name.unwrap_or_default(), text(row, "/member_id")), lasting)
     });

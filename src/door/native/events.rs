@@ -14,6 +14,7 @@ use futures_core::Stream;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use super::shape::partition;
 use crate::door::ask::Query;
 use crate::door::desk::Desk;
 use crate::door::refusal::{Refusal, with_type};
@@ -192,9 +193,10 @@ fn written(desk: &Desk, event: &Event, wish: &Wish) -> Option<String> {
             "service_down"
         }
         Event::PartitionSuspected(split) => {
-            put("lost", json!(split.lost));
-            put("kept", json!(split.kept));
             put("reason", json!(split.to_string()));
+            if let Value::Object(sides) = json!(partition(split)) {
+                sides.into_iter().for_each(|(key, value)| put(&key, value));
+            }
             "partition_suspected"
         }
         Event::PartitionOver => "partition_over",

@@ -95,6 +95,9 @@ pub(super) async fn agent(State(desk): State<Arc<Desk>>) -> Result<Response, Ref
         "uptime_ms": millis(desk.began.elapsed()),
         "datacenter": &*desk.shapes.datacenter,
     });
+    if let Some(split) = desk.reader.split() {
+        told["partition"] = serde_json::to_value(shape::partition(&split)).expect("keys are text");
+    }
     if let Status::Stopped(reason) = status {
         told["stopped"] = Value::String(reason.to_string());
     }
@@ -250,14 +253,13 @@ pub(super) async fn service(
         response.headers_mut().insert("x-tidings-index", HeaderValue::from(index));
         return Ok(response);
     };
-    let stale: BTreeSet<_> = service.stale().map(std::ptr::from_ref).collect();
     let is_wanted = |offered: &&Offered| {
-        let is_kept = service.healthy().is_empty() && stale.contains(&std::ptr::from_ref(*offered));
+        let is_kept = service.healthy().is_empty() && service.keeps(offered);
         (!is_healthy || offered.is_healthy() || is_kept)
             && query.values("tag").all(|tag| offered.instance.tags.contains(tag))
             && filter.as_ref().is_none_or(|filter| filter.holds(*offered))
     };
-    let instances: Vec<_> = service.all().iter().filter(is_wanted).map(|offered| desk.listed(offered)).collect();
+    let instances: Vec<_> = service.all().iter().filter(is_wanted).map(|offered| desk.listed(&service, offered)).collect();
     let mut told = json!({
         "schema_version": SCHEMA_VERSION,
         "stale": desk.doubt().is_some(),
@@ -279,15 +281,20 @@ pub(super) async fn instances(State(desk): State<Arc<Desk>>, RawQuery(query): Ra
         return Err(Refusal::bad(format!("member is longer than a name can be, {NAME_BYTES_MAX}")));
     }
     let services = desk.reader.services();
-    let is_wanted = |offered: &&Offered| {
+    let is_wanted = |(_, offered): &(&Service, &Offered)| {
         (!is_healthy || offered.is_healthy())
             && member.is_none_or(|asked| *offered.member.name == *asked || offered.member.peer.id.to_string() == asked)
             && filter.as_ref().is_none_or(|filter| filter.holds(*offered))
     };
-    let all = services.iter().flat_map(|service| service.all());
-    let instances: Vec<_> = all.filter(is_wanted).map(|offered| desk.listed(offered)).collect();
+    let instances: Vec<_> =
+        each(&services).filter(is_wanted).map(|(service, offered)| desk.listed(service, offered)).collect();
     let stale = desk.doubt().is_some();
     Ok(ok(&json!({ "schema_version": SCHEMA_VERSION, "stale": stale, "instances": instances })))
+}
+
+/// Every instance, with its service.
+fn each(services: &[Arc<Service>]) -> impl Iterator<Item = (&Service, &Offered)> {
+    services.iter().flat_map(|service| service.all().iter().map(|offered| (&**service, offered)))
 }
 
 /// All that is known, in an order that is the same everywhere.
@@ -298,8 +305,7 @@ struct Everything<'a> {
 
 impl<'a> Everything<'a> {
     fn of(desk: &Desk, members: &'a [Arc<crate::peer::Member>], services: &'a [Arc<Service>]) -> Self {
-        let mut instances: Vec<_> =
-            services.iter().flat_map(|service| service.all()).map(|offered| desk.listed(offered)).collect();
+        let mut instances: Vec<_> = each(services).map(|(service, offered)| desk.listed(service, offered)).collect();
         instances.sort_by(|a, b| {
             let key = |one: &Listed<'a>| (&one.record.service, one.member, one.record.id.as_str());
             key(a).cmp(&key(b)).then_with(|| a.member_id.cmp(&b.member_id))
@@ -307,7 +313,7 @@ impl<'a> Everything<'a> {
         Self { members: members.iter().map(|member| desk.member(member)).collect(), instances }
     }
 
-    /// Of everything but who tells it, and when it was heard.
+    /// Of everything but who tells it, when it was heard, and what is kept because of it.
     fn fingerprint(&mut self) -> String {
         let mut hasher = Xxh3::new();
         let mut take = |value: Value| {
@@ -318,9 +324,9 @@ impl<'a> Everything<'a> {
             take(member.as_told_everywhere());
         }
         for listed in &mut self.instances {
-            let age = listed.evidence_ms.take();
+            let (age, kept) = (listed.evidence_ms.take(), std::mem::take(&mut listed.kept));
             take(serde_json::to_value(&*listed).expect("keys are text"));
-            listed.evidence_ms = age;
+            (listed.evidence_ms, listed.kept) = (age, kept);
         }
         format!("{:016x}", hasher.finish())
     }

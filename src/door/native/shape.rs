@@ -1,16 +1,18 @@
 //! What `/v2` shows of members, instances and offers. Knows nothing of requests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::door::desk::Desk;
+use crate::effect::Split;
 use crate::net::driver::unix_ms;
 use crate::offers::{LocalCheck, LocalInstance, Maintenance, Origin};
 use crate::peer::{self, MemberState};
 use crate::record::Instance;
-use crate::view::{Offered, Out};
+use crate::view::{Offered, Out, Service};
 
 /// A member.
 #[derive(Debug, Serialize)]
@@ -39,7 +41,27 @@ pub(super) struct Listed<'a> {
     healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<String>,
+    /// This member's own belief, as `evidence_ms` is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) kept: bool,
     pub(super) record: &'a Instance,
+}
+
+/// Who is on which side of a suspected split.
+#[derive(Debug, Serialize)]
+pub(super) struct Partition<'a> {
+    lost: usize,
+    kept: usize,
+    lost_names: &'a [Arc<str>],
+    kept_names: &'a [Arc<str>],
+    zones: BTreeMap<&'a str, Sides>,
+}
+
+/// How many members of a zone are on which side.
+#[derive(Debug, Serialize)]
+struct Sides {
+    lost: usize,
+    kept: usize,
 }
 
 /// A maintenance.
@@ -99,7 +121,7 @@ impl Desk {
         }
     }
 
-    pub(super) fn listed<'a>(&self, offered: &'a Offered) -> Listed<'a> {
+    pub(super) fn listed<'a>(&self, service: &Service, offered: &'a Offered) -> Listed<'a> {
         Listed {
             member: &offered.member.name,
             member_id: offered.member.peer.id.to_string(),
@@ -110,8 +132,20 @@ impl Desk {
                 Out::Status(status) => status.as_str().to_owned(),
                 Out::Member(state) => format!("member_{state}"),
             }),
+            kept: service.keeps(offered),
             record: &offered.instance,
         }
+    }
+}
+
+pub(super) fn partition(split: &Split) -> Partition<'_> {
+    let zones = split.zones.iter().map(|(zone, (lost, kept))| (&**zone, Sides { lost: *lost, kept: *kept }));
+    Partition {
+        lost: split.lost,
+        kept: split.kept,
+        lost_names: &split.lost_names,
+        kept_names: &split.kept_names,
+        zones: zones.collect(),
     }
 }
 
