@@ -622,6 +622,35 @@ async fn nothing_is_served_to_other_machines_or_to_web_pages_by_mistake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_needs_no_token_and_is_for_pages_of_this_agent_alone() {
+    let mut guarded = plan();
+    guarded.tokens = Some(Tokens::parse(&format!("{READER} read")).unwrap());
+    let a = agent_as("a", &[], guarded).await;
+    assert_eq!(a.get("/v2/view").await.status, 401);
+    for path in ["/ui/", "/ui/style.css", "/ui/page.js", "/ui/icon.svg"] {
+        let file = a.get(path).await;
+        assert_eq!(file.status, 200, "{path}");
+        let policy = &file.headers["content-security-policy"];
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        let known = [("if-none-match", file.headers["etag"].as_str())];
+        let again = a.send("GET", path, &known, "").await;
+        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+        for (header, value) in [("host", "evil.example"), ("origin", "http://evil.example")] {
+            assert_eq!(a.send("GET", path, &[(header, value)], "").await.status, 403, "{path} {header}");
+        }
+        assert_eq!(a.send("POST", path, &[], "").await.status, 401, "{path}");
+    }
+    let html = [("accept", "text/html,application/xhtml+xml")];
+    for (path, headers) in [("/", &html[..]), ("/ui", &[])] {
+        let sent = a.send("GET", path, headers, "").await;
+        assert_eq!((sent.status, sent.headers["location"].as_str()), (307, "ui/"), "{path}");
+    }
+    assert_eq!(a.get("/").await.status, 404, "programs are not sent anywhere");
+    assert_eq!(a.get("/ui/nothing").await.status, 401, "what is no part of the page is as guarded as all else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_done_says_why() {
     let a = agent("a", &[]).await;
     for (method, path, word) in [

@@ -259,7 +259,8 @@ pub(super) async fn service(
             && query.values("tag").all(|tag| offered.instance.tags.contains(tag))
             && filter.as_ref().is_none_or(|filter| filter.holds(*offered))
     };
-    let instances: Vec<_> = service.all().iter().filter(is_wanted).map(|offered| desk.listed(&service, offered)).collect();
+    let instances: Vec<_> =
+        service.all().iter().filter(is_wanted).map(|offered| desk.listed(&service, offered)).collect();
     let mut told = json!({
         "schema_version": SCHEMA_VERSION,
         "stale": desk.doubt().is_some(),

@@ -43,9 +43,15 @@ const STATE_WORDS = new Set(WORST);
 
 const byId = (id) => document.getElementById(id);
 
+/** What is not seen, and turns the text around it. */
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
+const ALL_UNSEEN = new RegExp(UNSEEN, 'g');
+
 /** Text of others, so that it cannot turn the text around it. */
 function shown(text) {
-  return String(text ?? '').replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '\ufffd');
+  if (text === undefined || text === null) return '';
+  const plain = typeof text === 'string' ? text : String(text);
+  return UNSEEN.test(plain) ? plain.replace(ALL_UNSEEN, '\ufffd') : plain;
 }
 
 function el(tag, className, ...children) {
@@ -150,11 +156,14 @@ function takeInstance(memberId, record, isPresent, isKept) {
     namespace: text(record.namespace),
     protocol: text(record.protocol),
     tags: Array.isArray(record.tags) ? record.tags.map(shown) : [],
-    meta: Object.entries(record.meta ?? {}).map(([key, value]) => [shown(key), shown(value)]),
+    meta: record.meta,
     isPresent,
     isKept,
   });
 }
+
+/** The metadata of an instance, as text. */
+const metaOf = (instance) => Object.entries(instance.meta ?? {}).map(([key, value]) => [shown(key), shown(value)]);
 
 /** What keeps calls from it, as `/v2` words it, without `member_`; null if nothing does. */
 function whyOut(instance, member) {
@@ -371,13 +380,26 @@ async function follow() {
   const response = await ask('/events', { signal: given.signal, accept: 'text/event-stream' });
   clearTimeout(began);
   // What happens from here on is told: now everything can be read.
-  const reading = readAll();
-  reading.then(() => {
+  let failed = null;
+  readAll().then(() => {
     if (open !== given) return;
     link.word = 'live';
     link.failed = 0;
     draw.soon();
-  }, () => given.abort());
+  }, (error) => {
+    failed = error;
+    given.abort();
+  });
+  try {
+    await listen(response);
+  } catch (error) {
+    // Why it could not be read says more than that the stream was given up.
+    throw failed ?? error;
+  }
+}
+
+/** Takes in what is told, until the stream ends. */
+async function listen(response) {
   const stream = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
@@ -392,8 +414,6 @@ async function follow() {
       if (line.startsWith('data:')) happened(JSON.parse(line.slice(5)));
     }
   }
-  // Why the read failed says more than that the stream ended.
-  await reading;
   throw new Error('the agent ended the stream of events');
 }
 
@@ -595,10 +615,8 @@ function wanted(text) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The lists: which columns each has. `sort` compares, the worst or the first first.
 
-const worst = (state) => {
-  const rank = WORST.indexOf(state);
-  return rank < 0 ? WORST.length : rank;
-};
+const RANKS = new Map(WORST.map((state, rank) => [state, rank]));
+const worst = (state) => RANKS.get(state) ?? WORST.length;
 
 const text = (value, more = {}) => ({ ...more, draw: 'text', value });
 
@@ -612,7 +630,7 @@ const LISTS = {
       { title: 'Zone', width: 'c-mid', near: true, cell: (m) => text(m.zone), sort: (a, b) => order(a.zone, b.zone) },
       { title: 'Heard', width: 'c-age', isNumber: true, cell: (m) => text(age(m)), sort: (a, b) => (a.heard ?? -1) - (b.heard ?? -1) },
       { title: 'Instances', width: 'c-small', near: true, isNumber: true, cell: (m, now) => text(share(now.ofMember.get(m.id))), sort: (a, b, now) => (now.ofMember.get(b.id)?.all ?? 0) - (now.ofMember.get(a.id)?.all ?? 0) },
-      { title: 'Address', width: 'c-mid', far: true, isCode: true, cell: (m) => text(m.addr), sort: (a, b) => order(a.addr, b.addr) },
+      { title: 'Address', width: 'c-address', far: true, isCode: true, cell: (m) => text(m.addr), sort: (a, b) => order(a.addr, b.addr) },
       { title: 'Software', width: 'c-small', far: true, cell: (m) => text(m.software), sort: (a, b) => order(a.software, b.software) },
     ],
     rows: () => [...known.members.values()],
@@ -641,10 +659,10 @@ const LISTS = {
     word: 'Instances',
     nothing: 'No instance is offered yet.',
     columns: [
-      { title: 'Status', width: 'c-state', cell: (i) => ({ draw: 'state', value: i.state, word: instanceWord(i) }), sort: (a, b) => worst(a.state) - worst(b.state) },
+      { title: 'Status', width: 'c-status', cell: (i) => ({ draw: 'state', value: i.state, word: instanceWord(i) }), sort: (a, b) => worst(a.state) - worst(b.state) },
       { title: 'Instance', cell: (i) => ({ draw: 'pick', value: i.id }), sort: (a, b) => order(a.id, b.id) },
       { title: 'Service', width: 'c-mid', near: true, cell: (i) => text(i.service), sort: (a, b) => order(a.service, b.service) },
-      { title: 'Address', width: 'c-mid', near: true, isCode: true, cell: (i) => text(i.address), sort: (a, b) => order(a.address, b.address) },
+      { title: 'Address', width: 'c-address', near: true, isCode: true, cell: (i) => text(i.address), sort: (a, b) => order(a.address, b.address) },
       { title: 'Member', width: 'c-mid', far: true, cell: (i) => text(i.member.name), sort: (a, b) => order(a.member.name, b.member.name) },
       { title: 'Heard', width: 'c-age', isNumber: true, cell: (i) => text(age(i.member)), sort: (a, b) => (a.member.heard ?? -1) - (b.member.heard ?? -1) },
       { title: 'Weight', width: 'c-small', far: true, isNumber: true, cell: (i) => text(number(i.weight)), sort: (a, b) => b.weight - a.weight },
@@ -652,7 +670,7 @@ const LISTS = {
     ],
     rows: (now) => now.instances,
     key: (i) => i.key,
-    fields: (i) => ({ state: [i.state, i.out ? 'out' : 'healthy', i.member.state], status: i.status, id: i.id, name: i.id, service: i.service, member: i.member.name, zone: [i.zone, i.member.zone], tag: i.tags, version: i.version, address: i.address, meta: i.meta.map((pair) => pair.join('=')) }),
+    fields: (i) => ({ state: [i.state, i.out ? 'out' : 'healthy', i.member.state], status: i.status, id: i.id, name: i.id, service: i.service, member: i.member.name, zone: [i.zone, i.member.zone], tag: i.tags, version: i.version, address: i.address, meta: metaOf(i).map((pair) => pair.join('=')) }),
     choose: (i) => choose('instance', i.key),
     chosen: (i) => chosen.kind === 'instance' && chosen.key === i.key,
   },
@@ -722,8 +740,8 @@ const rows = {
       head.append(cell);
     });
     const space = () => {
+      // One cell: with more, columns that are hidden on a small screen would take their room again.
       const cell = el('td', '');
-      cell.colSpan = list.columns.length;
       const body = el('tbody', 'space', el('tr', '', cell));
       body.setAttribute('aria-hidden', 'true');
       return body;
@@ -1000,7 +1018,6 @@ const draw = {
     say(headline(now));
     if (!first.isDone && known.readAt !== null) {
       first.isDone = true;
-      document.body.getBoundingClientRect();
       performance.mark('tidings-drawn');
       requestAnimationFrame(() => setTimeout(() => performance.mark('tidings-seen')));
     }
@@ -1268,7 +1285,6 @@ function drawRows(now) {
   if (items.length === 0) {
     setText(empty, known.readAt === null ? 'Waiting for the agent.' : all.length > 0 ? 'Nothing meets the filter.' : list.nothing);
   } else {
-    byId('lists').style.setProperty('--bar', `${byId('lists').querySelector('.bar').offsetHeight}px`);
     rows.draw(now);
   }
 }
@@ -1378,7 +1394,8 @@ function detailOfInstance(now) {
     ['Protocol', instance.protocol],
   ]));
   if (instance.tags.length > 0) parts.push(el('h3', '', 'Tags'), chips(instance.tags));
-  if (instance.meta.length > 0) parts.push(el('h3', '', 'Metadata'), pairs(instance.meta.map(([key, value]) => [key, value || '(empty)', 'is-code'])));
+  const meta = metaOf(instance);
+  if (meta.length > 0) parts.push(el('h3', '', 'Metadata'), pairs(meta.map(([key, value]) => [key, value || '(empty)', 'is-code'])));
   return { title: instance.id, parts };
 }
 
@@ -1469,6 +1486,9 @@ function begin() {
       if (rows.list && rows.items.length > 0) rows.draw(draw.now);
     });
   };
+  // The head of the list stands below the bar, whose height is the browser's to say.
+  const bar = document.querySelector('.bar');
+  new ResizeObserver(() => byId('lists').style.setProperty('--bar', `${bar.offsetHeight}px`)).observe(bar);
   window.addEventListener('scroll', scroll, { passive: true });
   window.addEventListener('resize', scroll);
   window.addEventListener('hashchange', () => {
