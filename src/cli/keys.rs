@@ -12,7 +12,7 @@ use super::jsonl;
 use super::output::Output;
 
 /// The variable that holds a key. No option does: the arguments of a process are for everybody to see.
-pub(super) const KEY_VARIABLE: &str = "TIDINGS_KEY";
+pub(in crate::cli) const KEY_VARIABLE: &str = "TIDINGS_KEY";
 
 /// Bytes of a key file that are read; eight keys with comments are far below.
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;

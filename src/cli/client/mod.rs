@@ -6,6 +6,8 @@ mod http;
 mod keys;
 mod read;
 mod show;
+#[cfg(all(unix, feature = "template"))]
+mod template;
 #[cfg(feature = "top")]
 mod top;
 mod wish;
@@ -45,6 +47,8 @@ pub(super) enum Command {
     Diff(diff::Args),
     #[cfg(feature = "top")]
     Top(top::Args),
+    #[cfg(all(unix, feature = "template"))]
+    Template(template::Args),
     Doctor(doctor::Args),
     Debug(doctor::DebugArgs),
 }
@@ -76,6 +80,8 @@ pub(super) async fn run(command: Command, output: &Output) -> Result<(), Failure
         Command::Diff(args) => diff::run(args, output).await,
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(args).await,
+        #[cfg(all(unix, feature = "template"))]
+        Command::Template(args) => template::run(args, output).await,
         Command::Doctor(args) => doctor::run(args, output).await,
         Command::Debug(args) => doctor::debug(args, output).await,
     }
