@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Far more than anything here takes; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,10 +45,8 @@ impl Process {
     /// The next line that holds this.
     #[track_caller]
     fn says(&self, what: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
         for _ in 0..LINES_MAX {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("it never said {what:?}"));
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it never said {what:?}"));
             if line.contains(what) {
                 return line;
             }

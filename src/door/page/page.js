@@ -570,6 +570,11 @@ function list(names) {
   return some.length > 1 ? `${some.slice(0, -1).join(', ')} and ${some.at(-1)}` : some.join('');
 }
 
+/** Whether what is shown is only the last that was known. */
+const isOld = () => known.readAt !== null && (link.word !== 'live' || known.isStale || known.stopped !== null);
+
+const begun = (sentence) => sentence[0].toUpperCase() + sentence.slice(1);
+
 /** The state of the cluster in one sentence. */
 function headline(now) {
   const all = known.members.size;
@@ -577,17 +582,18 @@ function headline(now) {
     return { connecting: 'Asking the agent', token: 'Waiting for a token', lost: 'The agent cannot be reached' }[link.word] ?? '';
   }
   const off = STATES.slice(1).filter((state) => now.states[state] > 0).map((state) => `${number(now.states[state])} ${state}`);
-  const members = off.length > 0
+  const were = isOld() ? 'were' : 'are';
+  const members = (isOld() ? 'When last known: ' : '') + (off.length > 0
     ? `${list(off)} of ${count(all, 'member', 'members')}`
-    : all === 1 ? 'One member, reachable' : `All ${number(all)} members are reachable`;
+    : all === 1 ? 'one member, reachable' : `all ${number(all)} members ${were} reachable`);
   const total = now.instances.length;
-  if (total === 0) return `${members}; no service is offered.`;
+  if (total === 0) return begun(`${members}; no service ${isOld() ? 'was' : 'is'} offered.`);
   const share = now.healthy === total
-    ? (total === 1 ? 'the only instance gets calls' : `all ${number(total)} instances get calls`)
-    : `${number(now.healthy)} of ${count(total, 'instance', 'instances')} get calls`;
+    ? (total === 1 ? `the only instance ${isOld() ? 'got' : 'gets'} calls` : `all ${number(total)} instances ${isOld() ? 'got' : 'get'} calls`)
+    : `${number(now.healthy)} of ${count(total, 'instance', 'instances')} ${isOld() ? 'got' : 'get'} calls`;
   const without = now.services.filter((service) => service.healthy === 0).map((service) => service.name).sort(order);
   const none = without.length > 0 ? `; none of ${list(without)}` : '';
-  return `${members}; ${share}${none}.`;
+  return begun(`${members}; ${share}${none}.`);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1039,7 +1045,6 @@ function drawTitle(now) {
 }
 
 function drawLink() {
-  const isStale = known.readAt !== null && (link.word !== 'live' || known.isStale || known.stopped !== null);
   const word = { live: 'Live', lost: 'Lost', connecting: 'Connecting', token: 'Locked' }[link.word];
   setText(byId('link-word'), word);
   const since = link.heardAt === null ? null : performance.now() - link.heardAt;
@@ -1053,7 +1058,7 @@ function drawLink() {
     words += `${words ? ', ' : ''}next try in ${Math.max(1, Math.ceil((link.retryAt - performance.now()) / 1000))} s`;
   }
   setText(byId('link-age'), words);
-  setClass(document.body, [`is-${link.word}`, isStale ? 'is-stale' : '', chosen.kind ? 'has-detail' : ''].filter(Boolean).join(' '));
+  setClass(document.body, [`is-${link.word}`, isOld() ? 'is-stale' : '', chosen.kind ? 'has-detail' : ''].filter(Boolean).join(' '));
   const stamp = document.querySelector('[data-old]');
   if (stamp && known.readAt !== null) setText(stamp, span(performance.now() - known.readAt));
 }

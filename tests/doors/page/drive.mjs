@@ -132,6 +132,7 @@ async function aCluster(browser) {
   await kill(nodes[0]);
   await page.waitForFunction(() => document.body.classList.contains('is-lost') && document.body.classList.contains('is-stale'), null, { timeout: 5000 });
   check((await page.locator('#notices').textContent()).includes('The agent is lost'), 'a page whose agent is gone says so, and that all is old');
+  check((await headline(page)).startsWith('When last known: '), 'nor does the headline speak of now');
   agent(0, ['--join', `127.0.0.1:${FIRST + 101}`]);
   await page.waitForFunction(() => document.body.classList.contains('is-live') && !document.body.classList.contains('is-stale'), null, { timeout: 20000 });
   check(await page.evaluate(() => globalThis.notReloaded) === marker, 'it goes on by itself once the agent is back');
@@ -143,7 +144,7 @@ async function aCluster(browser) {
 async function aToken(browser) {
   const file = path.join(WORK, 'tokens');
   fs.writeFileSync(file, '0123456789abcdef read\n', { mode: 0o600 });
-  const node = agent(5, ['--http-token-file', file]);
+  const node = agent(5, ['--http-tokens', file]);
   await until(async () => (await json(`${node.url}/livez`)) === null && (await fetch(`${node.url}/livez`).catch(() => null))?.ok, 20000, 'an agent with tokens starts');
   check((await fetch(`${node.url}/v2/view`)).status === 401, 'the interface wants a token');
   check((await fetch(`${node.url}/ui/`)).status === 200, 'the page itself wants none');
@@ -228,6 +229,21 @@ async function aThousand(browser) {
   await page.waitForFunction(() => /^20 unreachable of 1,000/.test(document.getElementById('headline').textContent));
   figures['a burst of 2,018 events is shown after, ms'] = Math.round(performance.now() - began);
   check(page.wrong.length === 0, `no error and no breach of the policy: ${page.wrong.join('; ')}`);
+
+  // Cut off from all others, and back; then the agent stands still, with every connection open.
+  standIn.isolated = true;
+  standIn.say('isolated', {});
+  await page.waitForFunction(() => /cut off from all others/.test(document.getElementById('notices').textContent) && document.body.classList.contains('is-stale'));
+  check(true, 'a member that is cut off is shown as such, and what it knows as old');
+  standIn.isolated = false;
+  standIn.say('rejoined', {});
+  await page.waitForFunction(() => document.getElementById('notices').children.length === 0 && !document.body.classList.contains('is-stale'));
+  standIn.isFrozen = true;
+  await page.waitForFunction(() => document.body.classList.contains('is-lost'), null, { timeout: 20000 });
+  check(/last heard \d+ s ago/.test(await page.locator('#link-age').textContent()), 'an agent that stands still is lost, and it is told since when');
+  standIn.isFrozen = false;
+  await live(page);
+  check(true, 'and found again when it goes on');
   await page.context().close();
   standIn.turn(standIn.members, 'reachable');
   await pictures(browser, standIn, url);

@@ -78,6 +78,7 @@ export class StandIn {
     Object.assign(this, world);
     this.partition = null;
     this.isolated = false;
+    this.isFrozen = false;
     this.streams = new Set();
     this.asked = [];
     this.server = http.createServer((request, response) => this.answer(request, response));
@@ -96,6 +97,8 @@ export class StandIn {
   answer(request, response) {
     const url = new URL(request.url, 'http://agent');
     this.asked.push(url.pathname);
+    // Nobody hangs up on it: what is asked is never answered.
+    if (this.isFrozen) return undefined;
     if (url.pathname.startsWith('/ui/')) return this.file(url.pathname.slice(4) || 'index.html', response);
     if (url.pathname === '/v2/events') return this.stream(response);
     const told = this.tell(url.pathname);

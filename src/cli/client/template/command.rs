@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(run(&["mkfifo".to_owned(), path.clone()], PATIENCE).await, Ok(()));
         // Both hold the pipe open for writing: it ends for a reader only when both are gone.
         let reader = tokio::task::spawn_blocking(move || std::fs::read(pipe));
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let script = format!("exec 9>'{path}'; sleep 60 & sleep 60");
         let why = sh(&script, Duration::from_millis(500)).await.unwrap_err();
         assert!(why.contains("took more than"), "{why}");
