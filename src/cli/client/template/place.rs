@@ -10,8 +10,8 @@ use super::LOG;
 /// What a file that is not there yet may be used for, but for what the umask takes away.
 const MODE: u32 = 0o644;
 
-/// Puts the bytes there, unless they are there already; says whether it did. The file keeps its mode and owner; one that
-/// a link leads to is written where it stands.
+/// Puts the bytes there, unless they are there already; says whether it did. The file keeps its mode and owner; one
+/// that a link leads to is written where it stands.
 ///
 /// # Errors
 /// The file system's; the file is as it was then.
