@@ -471,7 +471,7 @@ impl Reader {
     }
 
     /// Who is on which side of a split, while one is suspected: so many members are unreachable at once that it is the
-    /// likelier story.
+    /// likelier story. As it was when [`Event::PartitionSuspected`] told it last.
     pub fn split(&self) -> Option<Arc<Split>> {
         self.shared.split.load_full()
     }

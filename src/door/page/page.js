@@ -1082,9 +1082,9 @@ function notices(now) {
   } else if (known.isStale) {
     all.push({ key: 'joining', grade: 'warn', title: 'This member has not joined yet', words: 'What it knows may lack a lot.' });
   }
-  const split = known.agent?.partition;
-  if (split && typeof split.lost === 'number') {
-    all.push({ key: `split ${JSON.stringify([split.lost, split.kept, split.lost_names, split.zones])}`, grade: 'bad', title: 'A split of the network is suspected', build: (box) => buildSplit(box, split) });
+  if (known.agent?.partition) {
+    const split = sidesOf(now);
+    all.push({ key: `split ${JSON.stringify(split)}`, grade: 'bad', title: 'A split of the network is suspected', build: (box) => buildSplit(box, split), beside: () => halves(split) });
   }
   const kept = now.services.filter((service) => service.kept > 0).map((service) => service.name).sort(order);
   if (kept.length > 0) {
@@ -1097,15 +1097,18 @@ function notices(now) {
   return all;
 }
 
+/** Who is on which side now: what the agent told of it is how it was when it first suspected it. */
+function sidesOf(now) {
+  const lost = [...known.members.values()].filter((member) => member.state !== 'reachable').map((member) => member.name).sort(order);
+  const zones = [...now.zones.values()].map((zone) => [zone.name, { lost: zone.lost, kept: zone.members.length - zone.lost }]);
+  zones.sort(([a], [b]) => order(a, b));
+  return { lost: lost.length, kept: known.members.size - lost.length, names: lost.slice(0, NAMED_MAX), zones };
+}
+
 function buildSplit(box, split) {
-  const names = (some, all) => {
-    const told = (Array.isArray(some) ? some : []).map(shown);
-    if (told.length === 0) return '';
-    return ` (${told.join(', ')}${told.length < all ? ', …' : ''})`;
-  };
+  const names = split.lost > 0 ? ` (${split.names.join(', ')}${split.names.length < split.lost ? ', …' : ''})` : '';
   box.append(el('p', '',
-    `${count(split.lost, 'member is', 'members are')} unreachable at once${names(split.lost_names, split.lost)}; `
-    + `${number(split.kept)} on this side${split.kept === 1 ? ' is' : ' are'} not. `
+    `${count(split.lost, 'member', 'members')} cannot be reached${names}; ${number(split.kept)} on this side can. `
     + 'Nobody is taken to be gone meanwhile, and both sides find each other again.'));
 }
 
@@ -1131,9 +1134,8 @@ function halves(split) {
     row.scope = 'row';
     body.append(el('tr', '', row, el('td', '', number(sides.kept ?? 0)), el('td', '', number(sides.lost ?? 0)), el('td', '', bar)));
   };
-  const zones = Object.entries(split.zones ?? {}).sort(([a], [b]) => order(a, b));
-  for (const [zone, sides] of zones) line(shown(zone) || '(no zone)', sides);
-  if (zones.length !== 1) line('All', split);
+  for (const [zone, sides] of split.zones) line(zone || '(no zone)', sides);
+  if (split.zones.length !== 1) line('All', split);
   table.append(el('caption', 'unseen', 'The two sides by zone'), el('thead', '', head), body);
   return table;
 }
@@ -1149,7 +1151,7 @@ function drawNotices(now) {
     const fresh = el('section', `notice is-${one.grade}`, words);
     if (one.build) one.build(words);
     else if (one.words) words.append(el('p', '', one.words));
-    if (one.key.startsWith('split')) fresh.append(halves(known.agent.partition));
+    if (one.beside) fresh.append(one.beside());
     fresh.dataset.key = one.key;
     return fresh;
   });

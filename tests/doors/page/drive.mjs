@@ -141,6 +141,27 @@ async function aCluster(browser) {
   await page.context().close();
 }
 
+async function aSplit(browser) {
+  const nodes = [10, 11, 12, 13, 14, 15].map((n) => agent(n, ['--join', `127.0.0.1:${FIRST + 110}`, '--service', `name=web,addr=127.0.0.1:${9000 + n}`]));
+  await until(async () => (await json(`${nodes[0].url}/v2/view`))?.instances?.length === 6, 20000, 'six agents find each other');
+  const page = await open(browser, nodes[0].url);
+  await live(page);
+  // The other zone falls silent at once, as behind a cable that is cut.
+  const other = nodes.filter((_, n) => n % 2 === 1);
+  other.forEach((node) => node.child.kill('SIGSTOP'));
+  await page.waitForFunction(() => [...document.querySelectorAll('.halves tbody tr')].map((row) => row.textContent).join() === 'z030,z103,All33', null, { timeout: 20000 });
+  check(true, 'a split between two zones is shown with its sides');
+  await page.waitForFunction(() => /last known good/.test(document.getElementById('notices').textContent));
+  check(true, 'instances that are kept as the last known good are shown as such');
+  await page.screenshot({ path: path.join(SHOTS, 'real-split.png') });
+  other.forEach((node) => node.child.kill('SIGCONT'));
+  await page.waitForFunction(() => document.getElementById('notices').children.length === 0 && /^All 6 members/.test(document.getElementById('headline').textContent), null, { timeout: 60000 });
+  check(true, 'and that it is over');
+  check(page.wrong.length === 0, `no error and no breach of the policy: ${page.wrong.join('; ')}`);
+  await page.context().close();
+  await Promise.all(nodes.map(kill));
+}
+
 async function aToken(browser) {
   const file = path.join(WORK, 'tokens');
   fs.writeFileSync(file, '0123456789abcdef read\n', { mode: 0o600 });
@@ -309,9 +330,10 @@ async function pictures(browser, standIn, url) {
 }
 
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
-const only = process.env.ONLY ?? 'cluster token thousand';
+const only = process.env.ONLY ?? 'cluster split token thousand';
 try {
   if (only.includes('cluster')) await aCluster(browser);
+  if (only.includes('split')) await aSplit(browser);
   if (only.includes('token')) await aToken(browser);
   if (only.includes('thousand')) await aThousand(browser);
   console.log(JSON.stringify(figures, null, 1));
