@@ -63,9 +63,6 @@ stays. SIGHUP reads the templates anew.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Args {
-    #[command(flatten)]
-    api: ApiArgs,
-
     /// The template, the file that is made of it, and, if wanted, what to run when it is another; repeatable
     #[arg(value_name = "FILE:OUT[:COMMAND]", required = true, num_args = 1..=TEMPLATES_MAX)]
     templates: Vec<Spec>,
@@ -93,6 +90,10 @@ pub(in crate::cli) struct Args {
     /// How long a command may take; then it is killed, with all that it started, and has failed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_span)]
     command_timeout: Duration,
+
+    // The last: whatever follows would stand below its heading.
+    #[command(flatten)]
+    api: ApiArgs,
 }
 
 /// What is made of what.
