@@ -109,8 +109,12 @@ stat() {
     curl -sf "127.0.0.1:$http/v2/stats" | grep -o "\"$1\": *[0-9]*" | grep -o '[0-9]*$'
 }
 
+# answers PORT NAME TYPE COUNT: whether there are so many records.
 answers() {
-    [ "$(dig +short +tries=1 +time=1 -p "$1" @127.0.0.1 "$2" "${3:-A}" | wc -l)" -eq "$4" ]
+    local said
+    said=$(dig +short +tries=1 +time=1 -p "$1" @127.0.0.1 "$2" "${3:-A}") || return 1
+    # dig tells of errors here too, as comments.
+    [ "$(grep -vc '^;\|^$' <<<"$said")" -eq "$4" ]
 }
 
 start_cluster() {
