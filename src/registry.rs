@@ -28,6 +28,7 @@ pub use crate::net::keys::{ClusterKey, KeyError, KeyId, KeyInfo, Keyring, Keyrin
 pub use crate::net::rotate::{KeysError, KeysStatus, MemberKeys, PemFiles};
 pub use crate::net::seal::{Plaintext, SealStats};
 pub use crate::net::stats::{DriverStats, Explanation, Health, Stats, Told};
+pub use crate::net::tally::TALLIED_MAX;
 pub use crate::net::target::{Target, TargetError};
 pub use crate::view::{Diff, Kept, LookupError, Offered, Out, Reader, Service, Sizes, Status, StopReason};
 

@@ -56,6 +56,7 @@ fn all() -> Vec<Limit> {
         number tidings::table::RECORDS_MAX, "records in all";
         number tidings::rumors::RUMORS_MAX, "news remembered for passing on";
         number tidings::node::exchange::CONVERSATIONS_MAX, "questions of ours about records at once";
+        number tidings::node::CANARIES_MAX, "members whose latest canary is remembered";
         number tidings::node::SURVEYED_AT_ONCE, "members asked at once what they know";
         number tidings::node::NOTICES_AT_ONCE, "members told at once that this one drains";
         time tidings::node::NOTICE_REPEAT_MAX, "time until one that has not confirmed it is told again";
@@ -128,6 +129,9 @@ fn all() -> Vec<Limit> {
         number tidings::door::ask::PARAMETERS_MAX, "parameters of an HTTP query";
         time tidings::door::ask::WAIT_MAX, "that an HTTP request waits for news";
         number tidings::door::STREAMS_MAX, "streams of events over HTTP at once";
+        number tidings::registry::TALLIED_MAX, "names by which each thing is counted";
+        number tidings::door::SERVICES_SHOWN_MAX, "services whose instances /metrics counts";
+        number tidings::door::SELECTIONS_SHOWN_MAX, "chosen instances that /metrics names";
         number tidings::door::GONE_MAX, "services that are gone whose index is remembered";
         number tidings::door::dns::ANSWERS_MAX, "records of an answer over DNS; of more, so many are drawn";
         number tidings::door::dns::QUESTION_BYTES_MAX, "bytes of a question over DNS";

@@ -37,6 +37,7 @@ use axum::middleware::from_fn_with_state;
 use self::desk::Desk;
 pub use self::desk::Setting;
 pub use self::index::GONE_MAX;
+pub use self::metrics::{SELECTIONS_SHOWN_MAX, SERVICES_SHOWN_MAX};
 pub use self::native::STREAMS_MAX;
 pub use self::refusal::BODY_BYTES_MAX;
 

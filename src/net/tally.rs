@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::record::check_name;
 
 /// Names of one tally; what happens to further ones is counted together, without their name.
-pub(crate) const TALLIED_MAX: usize = 1_000;
+pub const TALLIED_MAX: usize = 1_000;
 
 /// Names and kinds, and how often each happened.
 #[cfg(any(test, feature = "agent"))]

@@ -29,10 +29,10 @@ use crate::view::{Out, Service};
 use crate::{contact, detector, node, roster, rumors};
 
 /// Services of which the instances are counted by status; further ones, by name, are left out, and counted.
-const SERVICES_SHOWN_MAX: usize = 1_000;
+pub const SERVICES_SHOWN_MAX: usize = 1_000;
 
 /// Series of selections by instance. Above, they are shown by service and algorithm alone.
-const SELECTIONS_SHOWN_MAX: usize = 1_000;
+pub const SELECTIONS_SHOWN_MAX: usize = 1_000;
 
 pub(super) fn router() -> Router<Arc<Desk>> {
     Router::new().route("/metrics", get(metrics))
