@@ -379,6 +379,82 @@ pub(super) const SHOWN: &[Shown] = &[
         ],
         "What waits or is remembered in the core; tidings_queue_limit has the limits.",
     ),
+    // DNS; nothing where it is not open.
+    counters(
+        "tidings_dns_queries",
+        "type",
+        &[
+            ("dns_queries_a", "A"),
+            ("dns_queries_aaaa", "AAAA"),
+            ("dns_queries_srv", "SRV"),
+            ("dns_queries_txt", "TXT"),
+            ("dns_queries_ptr", "PTR"),
+            ("dns_queries_soa", "SOA"),
+            ("dns_queries_ns", "NS"),
+            ("dns_queries_any", "ANY"),
+            ("dns_queries_other", "other"),
+        ],
+        "DNS questions by what records they ask for.",
+    ),
+    counters(
+        "tidings_dns_transport_queries",
+        "transport",
+        &[("dns_queries_udp", "udp"), ("dns_queries_tcp", "tcp")],
+        "DNS questions by how they came.",
+    ),
+    counters(
+        "tidings_dns_answers",
+        "code",
+        &[
+            ("dns_answers_found", "found"),
+            ("dns_answers_nodata", "nodata"),
+            ("dns_answers_nxdomain", "nxdomain"),
+            ("dns_answers_refused", "refused"),
+            ("dns_answers_servfail", "servfail"),
+            ("dns_answers_formerr", "formerr"),
+            ("dns_answers_notimp", "notimp"),
+            ("dns_answers_badvers", "badvers"),
+        ],
+        "DNS answers by what they say.",
+    ),
+    counters(
+        "tidings_dns_answers_short",
+        "why",
+        &[("dns_truncated", "truncated"), ("dns_capped", "capped")],
+        "DNS answers without some records: no room for them, or more than an answer may have.",
+    ),
+    counter(
+        "tidings_dns_answers_stale",
+        "dns_answers_stale",
+        "DNS answers with the last known good instances, as no healthy one is left.",
+    ),
+    counter(
+        "tidings_dns_answers_isolated",
+        "dns_answers_isolated",
+        "DNS answers given while this member was cut off from all others.",
+    ),
+    counters(
+        "tidings_dns_rate_limited",
+        "answer",
+        &[("dns_rate_limited_truncated", "truncated"), ("dns_rate_limited_dropped", "none")],
+        "DNS questions that came too fast from one network.",
+    ),
+    counter("tidings_dns_malformed", "dns_malformed_dropped", "DNS datagrams that were no question at all."),
+    counters(
+        "tidings_dns_failures",
+        "of",
+        &[("dns_sends_failed", "send"), ("dns_receives_failed", "receive"), ("dns_tcp_accepts_failed", "accept")],
+        "Times that the system failed DNS.",
+    ),
+    counter("tidings_dns_connections", "dns_tcp_connections", "DNS connections that came."),
+    gauge("tidings_dns_connections_open", "dns_tcp_connections_open", "DNS connections that are open."),
+    counters(
+        "tidings_dns_connections_cut",
+        "why",
+        &[("dns_tcp_connections_idle", "idle"), ("dns_tcp_connections_broken", "broken")],
+        "DNS connections that were closed early.",
+    ),
+    gauge("tidings_dns_names_heard", "dns_names_heard", "Names of services and members that DNS remembers."),
     counters(
         "tidings_limits_hit",
         "limit",
@@ -410,6 +486,9 @@ pub(super) const SHOWN: &[Shown] = &[
             ("offers_limited", "offers"),
             ("http_connections_refused", "http_connections"),
             ("http_streams_refused", "http_streams"),
+            ("dns_tcp_connections_refused", "dns_connections"),
+            ("dns_tcp_connections_refused_network", "dns_connections_of_one_network"),
+            ("dns_names_forgotten", "dns_names"),
         ],
         "Times that a limit was hit: what was above it was dropped, refused or put off.",
     ),
@@ -446,10 +525,12 @@ mod tests {
     use crate::offers::OfferStats;
     use crate::registry::Stats;
 
+    #[cfg(feature = "dns")]
     #[test]
     fn every_figure_is_shown_once_and_nothing_else_is() {
         let (stats, offers) = (Stats::default(), OfferStats::default());
         let all = stats.each().chain(offers.each()).map(|(name, _)| name).chain(Desk::FIGURES);
+        let all = all.chain(crate::door::dns::DnsStats::default().each().map(|(name, _)| name));
         let all: BTreeSet<_> = all.filter(|name| !SHOWN_OTHERWISE.contains(name)).collect();
         let shown: Vec<_> = SHOWN.iter().flat_map(Shown::figures).collect();
         let once: BTreeSet<_> = shown.iter().copied().collect();
