@@ -73,12 +73,12 @@ impl Marks {
         others.flat_map(|(_, times)| times).filter(|at| (begin..=end).contains(*at)).count()
     }
 
-    /// The most changes of mind of one observer about one subject within a minute.
-    pub fn changes_per_minute_max(&self) -> usize {
+    /// The most changes of mind of one of `observers` about one subject within a minute.
+    pub fn changes_per_minute_max(&self, observers: &BTreeSet<HostIndex>) -> usize {
         let mut most = 0;
         for (_, marks) in self.by_subject.values() {
             let mut by_observer: BTreeMap<HostIndex, Vec<Time>> = BTreeMap::new();
-            for mark in marks {
+            for mark in marks.iter().filter(|mark| observers.contains(&mark.observer)) {
                 let times = by_observer.entry(mark.observer).or_default();
                 times.retain(|at| mark.at.since(*at) < MINUTE);
                 times.push(mark.at);
@@ -201,7 +201,7 @@ mod tests {
         marks.note(at(30), 0, (ABOUT, 9), false);
         marks.note(at(31), 1, (ABOUT, 9), false);
         marks.note(at(95), 0, (ABOUT, 9), true);
-        assert_eq!(marks.changes_per_minute_max(), 2);
+        assert_eq!(marks.changes_per_minute_max(&observers), 2);
         assert_eq!(marks.two_minds_max(&observers, at(96)), Duration::from_secs(2));
         assert_eq!(marks.two_minds_max(&observers, at(99)), Duration::from_secs(4), "still of two minds at the end");
         // From 10 s to 35 s: 20 s and 19 s of 25 s each.

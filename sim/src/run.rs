@@ -818,9 +818,10 @@ impl<'a> Runner<'a> {
     fn measure_marks(&self, named: &mut Vec<(String, f64)>) {
         let (watch, end) = (self.world.watch(), self.world.now());
         let marks = watch.marks();
-        let healthy: BTreeSet<HostIndex> =
-            self.world.running().map(|(host, _)| host).filter(|host| !self.world.is_anomalous(*host)).collect();
-        named.push(("state_changes_per_min_max".to_owned(), marks.changes_per_minute_max() as f64));
+        let deaf = self.deaf();
+        let is_healthy = |host: &HostIndex| !self.world.is_anomalous(*host) && !deaf.contains(host);
+        let healthy: BTreeSet<HostIndex> = self.world.running().map(|(host, _)| host).filter(is_healthy).collect();
+        named.push(("state_changes_per_min_max".to_owned(), marks.changes_per_minute_max(&healthy) as f64));
         named.push(("two_minds_max_ms".to_owned(), ms(marks.two_minds_max(&healthy, end))));
         let share = |(host, since)| Some(marks.share_out(watch.start_on(host)?, &healthy, since, self.end));
         let shares: Vec<f64> = self.world.anomalous().filter_map(share).collect();
@@ -837,6 +838,18 @@ impl<'a> Runner<'a> {
         if !told.is_empty() {
             named.push(("told_in_moments_p95".to_owned(), quantile(&told, 0.95)));
         }
+    }
+
+    /// Whom a cut kept from hearing most others: what these think meanwhile is not what the healthy agree on.
+    fn deaf(&self) -> BTreeSet<HostIndex> {
+        let most = self.world.running().count() / 2;
+        let mut deaf = BTreeSet::new();
+        for cut in &self.cuts {
+            let mut unheard: BTreeMap<HostIndex, usize> = BTreeMap::new();
+            cut.pairs.iter().for_each(|(_, to)| *unheard.entry(*to).or_default() += 1);
+            deaf.extend(unheard.into_iter().filter(|(_, count)| *count > most).map(|(host, _)| host));
+        }
+        deaf
     }
 
     /// How soon whoever could not reach somebody avoided it, and whether anybody else did.
