@@ -228,7 +228,7 @@ fn about_itself(report: &mut Report, agent: &Value) {
     let addr = text(agent, "/member/addr");
     let is_loopback = addr.parse::<std::net::SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback());
     match agent["insecure"] == true {
-        true if is_loopback => report.ok("security", "no key, on a loopback address"),
+        _ if is_loopback => report.ok("security", "a loopback address: only this machine reaches it"),
         true => report.say(
             Grade::Wrong,
             "security",
