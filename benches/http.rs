@@ -156,11 +156,13 @@ async fn polls(agent: &Agent, addr: SocketAddr, control: &mut Link) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = agent.resident();
     let (woken, mut wakes) = tokio::sync::mpsc::unbounded_channel();
+    // Ends them with it.
+    let mut open = tokio::task::JoinSet::new();
     for poll in 0..POLLS {
         let (service, woken) = (poll % SERVICES, woken.clone());
         let mut index = indexes[service].clone();
         let mut link = Link::open(addr).await;
-        tokio::spawn(async move {
+        open.spawn(async move {
             loop {
                 link.send("GET", &format!("/v1/health/service/s{service}?index={index}&wait=10m"), "").await;
                 let (head, _) = link.answer().await;
