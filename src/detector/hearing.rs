@@ -381,6 +381,7 @@ impl Detector {
                 };
                 self.counts.convictions += 1;
                 self.suspects.remove(&id);
+                self.convicts.insert(id);
                 self.acts.push(Act::Convict { peer: case.salvo.peer, finding, witnesses });
             }
         }

@@ -155,6 +155,8 @@ pub(crate) struct Detector {
     trials: BTreeMap<NodeId, Salvo>,
     /// Members that we cannot reach ourselves.
     suspects: BTreeSet<NodeId>,
+    /// Members whom we convicted last. What nobody else believes, nobody else takes back.
+    convicts: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Rtt>,
     late: Late,
     /// Over all links.
@@ -172,6 +174,7 @@ pub(crate) struct Detector {
     /// Where in the run of absent members the next round goes on.
     absent_from: usize,
     suspects_from: usize,
+    convicts_from: usize,
     /// After an accusation that came to nothing, when the next may begin: later, the more we doubt ourselves.
     accuse_from: Time,
     acts: Vec<Act>,
@@ -202,6 +205,7 @@ impl Detector {
             helps: BTreeMap::new(),
             trials: BTreeMap::new(),
             suspects: BTreeSet::new(),
+            convicts: BTreeSet::new(),
             links: BTreeMap::new(),
             late: Late::default(),
             usual: None,
@@ -213,6 +217,7 @@ impl Detector {
             news: now,
             absent_from: 0,
             suspects_from: 0,
+            convicts_from: 0,
             accuse_from: now,
             acts: Vec::new(),
             counts: Counters::default(),
@@ -374,9 +379,11 @@ impl Detector {
             self.absent_from += ABSENT_PROBED;
             absent.truncate(ABSENT_PROBED);
         }
-        let some = self.suspects.len().min(ABSENT_PROBED);
-        let suspects: Vec<_> = self.suspects.iter().copied().cycle().skip(self.suspects_from).take(some).collect();
-        self.suspects_from = (self.suspects_from + ABSENT_PROBED) % self.suspects.len().max(1);
+        let suspects = some_of(&self.suspects, &mut self.suspects_from);
+        let is_unreachable =
+            |id: &NodeId| roster.get(*id).is_some_and(|entry| entry.state == MemberState::Unreachable);
+        self.convicts.retain(is_unreachable);
+        let convicts = some_of(&self.convicts, &mut self.convicts_from);
         // Whoever stands before an unreachable member may have a bad link to it: now and then somebody else tries it,
         // so that two others do in each period.
         let lost = roster.present_len() - roster.reachable_len();
@@ -384,7 +391,7 @@ impl Detector {
         let elsewhere = (lost > 0 && rng.random_bool(share.min(1.0)))
             .then(|| roster.nth_unreachable(rng.random_range(0..lost)))
             .flatten();
-        for id in absent.into_iter().chain(suspects).chain(elsewhere) {
+        for id in absent.into_iter().chain(suspects).chain(convicts).chain(elsewhere) {
             self.attempt(now, id, roster);
         }
     }
@@ -655,6 +662,13 @@ impl Detector {
         self.suspects.remove(&id);
         self.backed_off.remove(&id);
     }
+}
+
+/// A few of a set, and the next time the next few.
+fn some_of(set: &BTreeSet<NodeId>, from: &mut usize) -> Vec<NodeId> {
+    let some = set.iter().copied().cycle().skip(*from).take(set.len().min(ABSENT_PROBED)).collect();
+    *from = (*from + ABSENT_PROBED) % set.len().max(1);
+    some
 }
 
 #[cfg(test)]

@@ -282,6 +282,18 @@ fn a_member_that_dies_behind_a_cut_link_is_convicted_all_the_same() {
 }
 
 #[test]
+fn whom_we_convicted_we_try_again_each_period_though_others_stand_before_it() {
+    let mut bench = Bench::new(20);
+    let far = bench.roster.successors().nth(9).expect("there are others").0;
+    bench.detector.doubt(bench.now, far, &bench.roster);
+    let acts = bench.run(after(3_000), |id| id != far, |_, accused| (accused == far).then_some((6, 0)));
+    assert_eq!(convicted(&acts), [(far, Finding::Silent)]);
+    let acts = bench.run(after(7_000), |_| true, |_, _| None);
+    let is_released = |act: &Act| matches!(act, Act::Release { peer, .. } if peer.id == far);
+    assert!(acts.iter().any(is_released), "{acts:?}");
+}
+
+#[test]
 fn a_link_that_is_known_from_the_hello_is_not_waited_for_like_a_strange_one() {
     let mut bench = Bench::new(20);
     bench.detector.usual = None;
