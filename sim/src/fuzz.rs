@@ -120,6 +120,10 @@ pub fn draw(seed: u64, without: &[Kind]) -> Scenario {
         reorder_by: Span::from_millis(rng.random_range(1..100)),
         ..LinkConfig::default()
     });
+    // Whoever joins knows nothing but the seeds: one of them must be left.
+    let is_for_good = |step: &&Step| step.leave.is_some() || (step.crash.is_some() && step.lasts.is_none());
+    let joins = timeline.iter().any(|step| step.join.is_some());
+    let left_alone = if joins { timeline.iter().filter(is_for_good).count() + 1 } else { 1 };
     Scenario {
         mode: ModeName::Tidings,
         lasts: Span::from_secs(secs),
@@ -127,7 +131,7 @@ pub fn draw(seed: u64, without: &[Kind]) -> Scenario {
         drawn: true,
         topology: Topology {
             nodes,
-            seeds: rng.random_range(1..=3),
+            seeds: rng.random_range(1..=3).max(left_alone).min(nodes),
             network: Preset::ALL[rng.random_range(0..Preset::ALL.len())].1,
             start_within: Span::from_millis(rng.random_range(0..3_000)),
             join_within: if rng.random_bool(0.2) { Span::default() } else { Span::from_secs(60) },
