@@ -380,8 +380,7 @@ impl Detector {
             absent.truncate(ABSENT_PROBED);
         }
         let suspects = some_of(&self.suspects, &mut self.suspects_from);
-        let is_unreachable =
-            |id: &NodeId| roster.get(*id).is_some_and(|entry| entry.state == MemberState::Unreachable);
+        let is_unreachable = |id: &NodeId| roster.get(*id).is_some_and(|entry| entry.state == MemberState::Unreachable);
         self.convicts.retain(is_unreachable);
         let convicts = some_of(&self.convicts, &mut self.convicts_from);
         // Whoever stands before an unreachable member may have a bad link to it: now and then somebody else tries it,

@@ -7,7 +7,7 @@ use super::tests::{Nodes, addr, config};
 use crate::effect::{Event, Input};
 use crate::peer::{MemberState, NodeId, Peer};
 use crate::verdict::{Finding, Verdict};
-use crate::wire::{Header, Kind, Outgoing, cluster_tag};
+use crate::wire::{Accusation, Header, Kind, Outgoing, Probe, cluster_tag};
 
 fn verdict(subject: Peer, turn: u32, finding: Finding, witnesses: u8) -> Verdict {
     Verdict { subject: subject.id, generation: subject.generation, turn, finding, by: NodeId(2), witnesses }
@@ -85,6 +85,20 @@ fn a_finding_that_nobody_holds_any_more_is_not_borne_for_ever() {
     nodes.run(Duration::from_secs(10));
     for n in 1..=6 {
         assert_eq!(nodes.node(n).accused().count(), 0, "at {n}");
+    }
+}
+
+#[test]
+fn whoever_stood_at_this_address_before_is_accused_for_itself() {
+    let mut nodes = Nodes::joined(6);
+    nodes.run(Duration::from_secs(2));
+    let (teller, me) = (nodes.node(2).peer(), nodes.node(3).peer());
+    for (counter, nonce, turn) in [(1, me.nonce ^ 1, 0), (2, me.nonce, 2)] {
+        let accusation = Some(Accusation { nonce, ..Accusation::new(&me, 1, Finding::Silent) });
+        let mut datagram = Outgoing::new(&Header::new(Kind::Gossip, cluster_tag("test"), &teller, counter << 40));
+        datagram.probe(&Probe::Ping { number: 7, accusation }).expect("one fits");
+        nodes.tell(addr(3), Input::Datagram { from: addr(2), bytes: &datagram.finish() }).expect("it is well formed");
+        assert_eq!(nodes.node(3).own_standing().turn, turn);
     }
 }
 

@@ -170,11 +170,7 @@ impl Node {
     /// Sends a probe; whoever we hold something against hears of it.
     fn say_probe(&mut self, to: &Peer, mut probe: Probe, out: &mut Outbox) {
         let held = self.roster.get(to.id).filter(|entry| entry.peer == *to && entry.standing.finding.accuses());
-        let held = held.map(|entry| Accusation {
-            bump: to.generation.bump(),
-            turn: entry.standing.turn,
-            finding: entry.standing.finding,
-        });
+        let held = held.map(|entry| Accusation::new(to, entry.standing.turn, entry.standing.finding));
         if let Probe::Ping { accusation, .. } | Probe::Pong { accusation, .. } = &mut probe {
             *accusation = held;
         }
@@ -183,9 +179,10 @@ impl Node {
 
     pub(super) fn on_probe(&mut self, now: Time, from: Peer, probe: Probe, out: &mut Outbox) {
         self.detector.receive(now, from, probe, &self.roster);
-        if let Probe::Ping { accusation: Some(accusation), .. } | Probe::Pong { accusation: Some(accusation), .. } =
-            probe
-        {
+        let (Probe::Ping { accusation, .. } | Probe::Pong { accusation, .. }) = probe else {
+            return self.heed_detector(now, out);
+        };
+        if let Some(accusation) = accusation.filter(|accusation| accusation.is_about(&self.peer())) {
             // With number 0 it is passed on by somebody who does not believe it.
             if !matches!(probe, Probe::Ping { number: 0, .. }) && accusation.turn >= self.own.turn {
                 self.accused = now;
@@ -198,9 +195,9 @@ impl Node {
     /// Somebody holds something against us.
     fn on_accusation(&mut self, now: Time, from: Peer, accusation: Accusation, out: &mut Outbox) {
         let me = self.peer();
-        let Accusation { bump, turn, finding } = accusation;
+        let Accusation { turn, finding, .. } = accusation;
         let verdict = Verdict { subject: me.id, generation: me.generation, turn, finding, by: from.id, witnesses: 0 };
-        if bump != me.generation.bump() || !verdict.is_sound() {
+        if !verdict.is_sound() {
             return;
         }
         self.bear(now, &verdict, from, out);
@@ -409,7 +406,7 @@ impl Node {
             self.counters.verdicts_disputed += 1;
             self.story.tell(now, peer.id, Seen::Disputed { finding, by, witnesses });
             // If it lives, it is to refute that itself; if not, we find out as well.
-            let accusation = Accusation { bump: peer.generation.bump(), turn, finding };
+            let accusation = Accusation::new(&peer, turn, finding);
             let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
             self.send(&peer, out, |filling| filling.probe(&ping));
             self.detector.doubt(now, peer.id, &self.roster);
@@ -419,7 +416,7 @@ impl Node {
         self.story.tell(now, peer.id, Seen::Heard { finding, turn, by, witnesses });
         if finding.accuses() && is_heard(FRESH) {
             // It should hear at once what it is accused of.
-            let accusation = Accusation { bump: peer.generation.bump(), turn, finding };
+            let accusation = Accusation::new(&peer, turn, finding);
             let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
             self.send(&peer, out, |filling| filling.probe(&ping));
         }

@@ -135,7 +135,7 @@ fn the_sections_of_version_1_are_these_bytes() {
         let what = format!("refusal {}", name(&reason));
         note_section(&mut vectors, &what, &Section::Refusal(refusal), |into| into.refusal(&refusal).unwrap());
     }
-    let accusation = Some(Accusation { bump: 9, turn: 301, finding: Finding::Silent });
+    let accusation = Some(Accusation { nonce: 0xa5a6_a7a8, bump: 9, turn: 301, finding: Finding::Silent });
     let probes = [
         Probe::Ping { number: 70_000, accusation: None },
         Probe::Pong { number: 70_000, accusation },
