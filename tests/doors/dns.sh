@@ -39,29 +39,7 @@ beside() {
     disown
 }
 
-skip() {
-    if [ "${TIDINGS_REQUIRE_PEERS:-}" = 1 ]; then
-        echo "FAILED: $1" >&2
-        exit 1
-    fi
-    echo "SKIPPED: $1 (TIDINGS_REQUIRE_PEERS=1 makes this a failure)" >&2
-    exit 0
-}
-
-# need PROGRAM PACKAGE ...
-need() {
-    local missing=()
-    while [ $# -gt 0 ]; do
-        command -v "$1" >/dev/null || missing+=("$2")
-        shift 2
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    echo "installing ${missing[*]}"
-    # They shall not be started by their packages.
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}"; } \
-        >"$work/apt.log" 2>&1 || { tail -3 "$work/apt.log" >&2; skip "cannot install ${missing[*]}"; }
-}
+. "$here/need.sh"
 
 ok() { echo "  ok: $1"; }
 wrong() {
@@ -124,7 +102,7 @@ start_cluster() {
     pid_1=${pids[-1]}
     agent 2
     pid_2=${pids[-1]}
-    for n in 0 1 2; do within 30 members "$n" 3 || { cat "$work/node-$n.log" >&2; skip "the cluster does not come about"; }; done
+    for n in 0 1 2; do within 30 members "$n" 3 || { cat "$work/node-$n.log" >&2; lack "the cluster does not come about"; }; done
 }
 
 need curl curl dig bind9-dnsutils

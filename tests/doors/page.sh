@@ -15,26 +15,13 @@ kept=${1:-$work}
 mkdir -p "$kept"
 kept=$(cd "$kept" && pwd)
 
-skip() {
-    if [ "${TIDINGS_REQUIRE_PEERS:-}" = 1 ]; then
-        echo "FAILED: $1" >&2
-        exit 1
-    fi
-    echo "SKIPPED, NOTHING WAS TESTED: $1" >&2
-    exit 0
-}
+. "$here/need.sh"
 
-command -v node >/dev/null && command -v npm >/dev/null || skip "node and npm are not installed"
-if ! command -v chromium >/dev/null; then
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || skip "chromium is not installed"
-    apt-get -qq update >"$work/apt.log" 2>&1 || true
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >>"$work/apt.log" 2>&1 ||
-        skip "chromium cannot be installed: $(tail -1 "$work/apt.log")"
-fi
+need node nodejs npm npm chromium chromium
 [ -d "$kept/node_modules/playwright-core" ] && [ -d "$kept/node_modules/axe-core" ] ||
     npm install --prefix "$kept" --silent --no-audit --no-fund --ignore-scripts \
         playwright-core@1.56.1 axe-core@4.11.0 >"$work/npm.log" 2>&1 ||
-    skip "playwright-core and axe-core cannot be installed: $(tail -1 "$work/npm.log")"
+    lack "playwright-core and axe-core cannot be installed: $(tail -1 "$work/npm.log")"
 
 cp "$here/page/"*.mjs "$kept/"
 PAGE="$here/../../src/door/page" TIDINGS="$tidings" WORK="$work" SHOTS="${SHOTS:-$kept}" \
