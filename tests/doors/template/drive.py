@@ -1,133 +1,17 @@
 """One proxy behind `tidings template`: what it must show, each a sentence that can be false.
 
-Usage: drive.py nginx|caddy TIDINGS TEMPLATES WORK
+Usage: drive.py nginx|caddy|haproxy TIDINGS TEMPLATES WORK
 """
 
-import http.client
-import http.server
-import json
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
-import urllib.request
 
-SERVER, TIDINGS, TEMPLATES, WORK = sys.argv[1:]
-FIRST = int(os.environ.get("TIDINGS_TEST_PORT", "18800"))
-SITE, ADMIN = FIRST + 40, FIRST + 41
-OUT, RELOADS = f"{WORK}/{SERVER}.made", f"{WORK}/{SERVER}.reloads"
-PATIENCE = 20
-running = []
-
-
-def check(is_true, sentence):
-    if not is_true:
-        raise SystemExit(f"NOT TRUE: {sentence}")
-    print(f"ok: {sentence}", flush=True)
-
-
-def until(what, sentence):
-    began = time.monotonic()
-    while not what():
-        if time.monotonic() - began > PATIENCE:
-            raise SystemExit(f"NOT TRUE within {PATIENCE} s: {sentence}")
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def start(*words, **more):
-    log = open(f"{WORK}/{SERVER}.log", "ab")
-    child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **more)
-    running.append(child)
-    return child
-
-
-def ask(method, port, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
-def answers(port, path="/readyz"):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def text(path):
-    try:
-        with open(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-
-
-class Backend(http.server.ThreadingHTTPServer):
-    """Says its own name."""
-
-    daemon_threads = True
-
-    def __init__(self, port):
-        name = f"{port}\n".encode()
-
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(name)))
-                self.end_headers()
-                self.wfile.write(name)
-
-            def log_message(self, *_):
-                pass
-
-        super().__init__(("127.0.0.1", port), Answer)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Load:
-    """Calls through the proxy without end, one after another, and counts."""
-
-    def __init__(self):
-        self.by, self.failed, self.stopped = {}, [], False
-        self.thread = threading.Thread(target=self.go_on, daemon=True)
-        self.thread.start()
-
-    def go_on(self):
-        while not self.stopped:
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", SITE, timeout=5)
-                connection.request("GET", "/")
-                answer = connection.getresponse()
-                body = answer.read().decode().strip()
-                if answer.status == 200:
-                    self.by[body] = self.by.get(body, 0) + 1
-                else:
-                    self.failed.append(f"status {answer.status}")
-                connection.close()
-            except (OSError, http.client.HTTPException) as error:
-                self.failed.append(repr(error))
-            time.sleep(0.002)
-
-    def all(self):
-        return sum(self.by.values())
-
-    def stop(self):
-        self.stopped = True
-        self.thread.join()
-
-
-def agent(n, *more):
-    child = start(
-        TIDINGS, "node", "--name", f"node-{n}", "--cluster", "template", "--bind", f"127.0.0.1:{FIRST + 10 + n}",
-        "--http", f"127.0.0.1:{FIRST + n}", "--output", "jsonl", *more,
-    )
-    until(lambda: answers(FIRST + n), f"agent {n} is ready")
-    return child
+from stage import (
+    ADMIN, API, FIRST, OUT, RELOADS, SERVER, SITE, TEMPLATES, TIDINGS, WORK, Backend, Load, agent, answers, ask, check,
+    reloads, stage, start, template, text, until,
+)
 
 
 def nginx():
@@ -150,16 +34,29 @@ def caddy():
     return run, f"caddy reload --config {OUT} --adapter caddyfile --address localhost:{ADMIN}", "Caddyfile.j2"
 
 
-def reloads():
-    return text(RELOADS).count("\n")
+def haproxy():
+    config, pid = f"{WORK}/haproxy.cfg", f"{WORK}/haproxy.pid"
+    with open(config, "w") as file:
+        # Whoever listens is handed on from process to process: nobody finds the port closed.
+        file.write(
+            f"global\n    stats socket {WORK}/haproxy.sock mode 600 level admin expose-fd listeners\n"
+            "defaults\n    mode http\n    timeout connect 1s\n    timeout client 10s\n    timeout server 10s\n"
+            f"frontend site\n    bind 127.0.0.1:{SITE}\n    use_backend web\n"
+        )
+    both = f"-f {config} -f {OUT}"
+    return ("haproxy", "-W", *both.split(), "-p", pid), f"haproxy -c -q {both} && kill -USR2 $(cat {pid})", "haproxy.cfg.j2"
 
 
 def main():
     environment = dict(os.environ, CADDY_ADMIN=f"localhost:{ADMIN}", CADDY_SITE=f"http://127.0.0.1:{SITE}", HOME=WORK)
-    run, reload, template = {"nginx": nginx, "caddy": caddy}[SERVER]()
+    run, reload, file = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy}[SERVER]()
     backends = [Backend(FIRST + 50 + n) for n in range(3)]
-    agent(0)
-    other = agent(1, "--join", f"127.0.0.1:{FIRST + 10}", "--service", f"name=web,id=w2,addr=127.0.0.1:{FIRST + 52}")
+    # Ids are unique within a member only.
+    twin = ("--service", f"name=twin,id=t,addr=127.0.0.1:{FIRST + 53}")
+    nowhere = ("--service", "name=nowhere,id=n,addr=nowhere.invalid:80") if SERVER == "haproxy" else ()
+    agent(0, *twin, *nowhere)
+    other = agent(1, "--join", f"127.0.0.1:{FIRST + 10}", *twin,
+                  "--service", f"name=web,id=w2,addr=127.0.0.1:{FIRST + 52}")
     for n in range(2):
         offer = {
             "service": "web", "id": f"w{n}", "address": {"host": "127.0.0.1", "port": FIRST + 50 + n},
@@ -171,12 +68,12 @@ def main():
         return len(ask("GET", FIRST, "/v2/services/web?healthy=true")["instances"])
 
     until(lambda: healthy() == 3, "three backends are healthy")
-    made = f"{TEMPLATES}/{template}:{OUT}"
-    api = ("--api", f"127.0.0.1:{FIRST}")
-    subprocess.run((TIDINGS, "template", made, "--once", *api), check=True, env=environment, timeout=60)
+    until(lambda: len(ask("GET", FIRST, "/v2/services/twin?healthy=true")["instances"]) == 2, "and so are the twins")
+    made = f"{TEMPLATES}/{file}:{OUT}"
+    subprocess.run((TIDINGS, "template", made, "--once", *API), check=True, env=environment, timeout=60)
     start(*run, env=environment)
     until(lambda: answers(SITE, "/"), f"{SERVER} serves")
-    start(TIDINGS, "template", f"{made}:sh -c 'echo >>{RELOADS} && {reload}'", *api, env=environment)
+    template(f"{made}:sh -c 'echo >>{RELOADS} && {reload}'", env=environment)
     load = Load()
     until(lambda: len(load.by) == 3, "all three backends get calls")
     check(reloads() == 0, "a file that is as it was brings no reload")
@@ -220,16 +117,5 @@ def main():
           f"{gone:.2f} s, {len(load.failed)} of some {load.all() - calls} failed; {reloads()} reloads", flush=True)
 
 
-try:
+with stage():
     main()
-except BaseException:
-    print(text(f"{WORK}/{SERVER}.log")[-3000:], file=sys.stderr)
-    raise
-finally:
-    for child in reversed(running):
-        child.terminate()
-    for child in running:
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
