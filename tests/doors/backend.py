@@ -1,4 +1,4 @@
-"""A web server that says its name. Usage: backend.py NAME PORT."""
+"""A web server that says its name. Usage: backend.py NAME PORT [ADDRESS]."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,4 +22,4 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
 
 
-Server(("127.0.0.1", int(sys.argv[2])), Answer).serve_forever()
+Server((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", int(sys.argv[2])), Answer).serve_forever()

@@ -1,8 +1,8 @@
 #!/bin/bash
-# DNS beside the programs that use it: dig and kdig, the forwarders unbound, dnsmasq and bind9, HAProxy. Starts three
-# agents on this machine, and shows each question with its answer.
+# DNS beside the programs that use it: dig and kdig, the forwarders unbound, dnsmasq and bind9, the proxies HAProxy, Caddy
+# and nginx. Starts three agents on this machine, and shows each question with its answer.
 #
-# Usage: tests/doors/dns.sh [all|ask|forward|haproxy|speed] ...; without, all but speed. TIDINGS is the command under test,
+# Usage: tests/doors/dns.sh [all|ask|forward|haproxy|caddy|nginx|speed] ...; without, all but speed. TIDINGS is the command under test,
 # target/debug/tidings unless given; for speed give it a release. What is missing is installed by apt as root; if it
 # cannot be, this says so and is skipped, or fails with TIDINGS_REQUIRE_PEERS=1.
 set -euo pipefail
@@ -10,8 +10,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tidings=${TIDINGS:-$here/../../target/debug/tidings}
 [ -x "$tidings" ] || { echo "no command at $tidings; cargo build, or set TIDINGS" >&2; exit 2; }
-parts=${*:-ask forward haproxy}
-[ "$parts" != all ] || parts="ask forward haproxy speed"
+most="ask forward haproxy caddy nginx"
+parts=${*:-$most}
+[ "$parts" != all ] || parts="$most speed"
 
 work=$(mktemp -d)
 chmod 755 "$work"
@@ -97,11 +98,9 @@ answers() {
 
 start_cluster() {
     agent 0 --dns-txt --dns-ttl 'slow=30s'
-    pid_0=${pids[-1]}
     agent 1
     pid_1=${pids[-1]}
     agent 2
-    pid_2=${pids[-1]}
     for n in 0 1 2; do within 30 members "$n" 3 || { cat "$work/node-$n.log" >&2; lack "the cluster does not come about"; }; done
 }
 
@@ -204,9 +203,14 @@ CONF
     done
 }
 
-# A server that says who it is, drops nothing that it has begun, and runs until it is killed.
+# backend NAME PORT [ADDRESS]: a server that says who it is, drops nothing that it has begun, and runs until it is killed.
 backend() {
-    beside "$work/backend-$1.log" python3 "$here/backend.py" "$1" "$2"
+    beside "$work/backend-$1.log" python3 "$here/backend.py" "$@"
+}
+
+# names URL: how many different ones answer there.
+names() {
+    [ "$(for _ in $(seq 30); do curl -s "$1" || true; done | sort -u | grep -c '^b')" = "$2" ]
 }
 
 part_haproxy() {
@@ -284,9 +288,128 @@ CONF
     sleep 3
     kill -9 "$pid_1" "$backend_1"
     wait "$a" "$b" || true
+    revive
     echo "  through DNS alone:        $(cat "$work/by_dns.txt")"
     echo "  through its own checks:   $(cat "$work/by_check.txt")"
     grep -q ' failed, last failure' "$work/by_dns.txt" && ok "counted beside each other" || wrong "nothing was counted"
+}
+
+# The agent that was killed is there again.
+revive() {
+    agent 1
+    pid_1=${pids[-1]}
+    local n
+    for n in 0 1 2; do within 30 members "$n" 3 || wrong "it is taken in again"; done
+}
+
+# Three backends of the service cart, with one port at three addresses: by A records nobody can tell ports.
+cart=$((first + 60))
+start_cart() {
+    local n
+    for n in 0 1 2; do
+        backend "b$n" "$cart" "127.0.1.$((n + 1))"
+        eval "cart_$n=${pids[-1]}"
+        offer_cart "$n"
+    done
+    within 10 answers "$dns" cart.service.tidings A 3 || wrong "three are known"
+}
+
+offer_cart() {
+    offer "$1" "{\"service\": \"cart\", \"id\": \"b$1\", \"address\": {\"host\": \"127.0.1.$(($1 + 1))\", \"port\": $cart}}"
+}
+
+stop_cart() {
+    local n
+    for n in 0 1 2; do curl -s -o /dev/null -X DELETE "127.0.0.1:$((http + n))/v2/offers/b$n" || true; done
+    kill -9 "$cart_0" "$cart_1" "$cart_2" 2>/dev/null || true
+}
+
+# under_load NAME URL: one of the backends of cart drains, and its program ends two seconds later, when nobody can have it
+# from an answer any more; then one is killed with its agent.
+under_load() {
+    local name=$1 url=$2 load
+    within 15 names "$url" 3 || { wrong "$name calls all three"; tail -5 "$work/$name.log" >&2; return; }
+    echo "-- one drains under load"
+    python3 "$here/load.py" under "$url" 8 >"$work/$name-drained.txt" &
+    load=$!
+    sleep 2
+    curl -sSf -o /dev/null -X POST "127.0.0.1:$((http + 1))/v2/offers/b1/drain" -d '{}' || wrong "it can be drained"
+    sleep 2
+    kill -9 "$cart_1"
+    wait "$load" || true
+    cat "$work/$name-drained.txt"
+    grep -q ' 0 failed' "$work/$name-drained.txt" && ok "$name: none failed" || wrong "$name: some failed when one was drained"
+    backend b1 "$cart" 127.0.1.2
+    cart_1=${pids[-1]}
+    offer_cart 1
+    within 15 names "$url" 3 || wrong "$name calls it again"
+
+    echo "-- kill -9 of one, with its agent, under load"
+    python3 "$here/load.py" under "$url" 8 >"$work/$name-killed.txt" &
+    load=$!
+    sleep 3
+    kill -9 "$pid_1" "$cart_1"
+    wait "$load" || true
+    echo "  $name: $(cat "$work/$name-killed.txt")"
+    python3 "$here/load.py" under "$url" 2 >"$work/$name-after.txt"
+    grep -q ' 0 failed' "$work/$name-after.txt" && ok "$name: none of those after" || wrong "$name: some fail for good"
+    revive
+}
+
+part_caddy() {
+    echo "== Caddy, dynamic upstreams by SRV"
+    need caddy caddy python3 python3
+    local site=$((first + 54))
+    start_cart
+    # The names in the SRV records are asked for by who connects, which by itself would ask the system. Nothing is tried
+    # twice: what fails is seen.
+    cat >"$work/Caddyfile" <<CONF
+{
+    admin off
+    auto_https off
+}
+http://127.0.0.1:$site {
+    reverse_proxy {
+        dynamic srv {
+            name _cart._tcp.service.tidings
+            resolvers 127.0.0.1:$dns
+            refresh 1s
+        }
+        transport http {
+            resolvers 127.0.0.1:$dns
+            keepalive off
+        }
+    }
+}
+CONF
+    HOME=$work beside "$work/caddy.log" caddy run --config "$work/Caddyfile" --adapter caddyfile
+    under_load caddy "http://127.0.0.1:$site/"
+    stop_cart
+}
+
+part_nginx() {
+    echo "== nginx, by A records"
+    need nginx nginx python3 python3
+    local site=$((first + 55))
+    start_cart
+    mkdir -p "$work/nginx"
+    local head="pid $work/nginx.pid; error_log $work/nginx/error.log; daemon off; master_process off;
+events { worker_connections 512; }
+http { access_log off; client_body_temp_path $work/nginx; proxy_temp_path $work/nginx; fastcgi_temp_path $work/nginx;
+    uwsgi_temp_path $work/nginx; scgi_temp_path $work/nginx; resolver 127.0.0.1:$dns valid=1s ipv6=off;"
+    # The open nginx has this from 1.27.3 on.
+    echo "$head upstream cart { zone cart 64k; server cart.service.tidings service=_http._tcp resolve; } }" >"$work/resolve.conf"
+    if nginx -t -c "$work/resolve.conf" >"$work/resolve.txt" 2>&1; then
+        echo "  $(nginx -v 2>&1): has \`server ... resolve\`, which nothing here shows"
+    else
+        echo "  $(nginx -v 2>&1): \`server ... resolve\` it has not: $(grep -o 'invalid parameter "[^"]*"' "$work/resolve.txt" | head -1)"
+    fi
+    # A name that is a variable is asked for again. Those that fail are tried elsewhere, as nginx does unless told otherwise.
+    echo "$head server { listen 127.0.0.1:$site; set \$cart cart.service.tidings;
+    location / { proxy_pass http://\$cart:$cart; proxy_connect_timeout 1s; } } }" >"$work/nginx.conf"
+    beside "$work/nginx.log" nginx -c "$work/nginx.conf"
+    under_load nginx "http://127.0.0.1:$site/"
+    stop_cart
 }
 
 part_speed() {
@@ -338,7 +461,7 @@ part_speed() {
 
 for part in $parts; do
     case $part in
-        ask | forward | haproxy | speed) "part_$part" ;;
+        ask | forward | haproxy | caddy | nginx | speed) "part_$part" ;;
         *) echo "no part $part" >&2; exit 2 ;;
     esac
 done
