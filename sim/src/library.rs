@@ -7,6 +7,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("address-reused", include_str!("../scenarios/address-reused.toml")),
     ("blocked-nodes", include_str!("../scenarios/blocked-nodes.toml")),
     ("bursty-mobile", include_str!("../scenarios/bursty-mobile.toml")),
+    ("canary", include_str!("../scenarios/canary.toml")),
     ("churn", include_str!("../scenarios/churn.toml")),
     ("clock-steps", include_str!("../scenarios/clock-steps.toml")),
     ("cold-start-2000", include_str!("../scenarios/cold-start-2000.toml")),

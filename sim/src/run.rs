@@ -437,6 +437,11 @@ impl<'a> Runner<'a> {
                 self.withdraw_first(host)?;
             }
         }
+        if let Some(hosts) = &step.canary {
+            for host in self.choose(hosts)? {
+                self.world.call_for_canary(host).map_err(|error| format!("host {host}: {error}"))?;
+            }
+        }
         if let Some(within) = step.settle_within {
             let from = self.world.now();
             let settled = self.world.run_until_settled(within.0);
@@ -806,6 +811,7 @@ impl<'a> Runner<'a> {
         let renewals: u64 =
             self.world.running().filter_map(|(_, node)| node.as_tidings()).map(|node| node.counters().renewals).sum();
         named.push(("renewals".to_owned(), renewals as f64));
+        measure_canaries(self.world.watch(), &mut named);
         self.measure_marks(&mut named);
         self.measure_cuts(&mut named);
         if self.lookups > 0 {
@@ -927,6 +933,30 @@ fn detections_ms(world: &World) -> Vec<f64> {
 fn called_down_wrongly(watch: &Watch) -> usize {
     let wrong = watch.notices().iter().filter(|notice| notice.verdict == Verdict::False);
     wrong.map(|notice| notice.subject).collect::<BTreeSet<_>>().len()
+}
+
+/// How long canaries took as their receivers have it, and in truth.
+fn measure_canaries(watch: &Watch, named: &mut Vec<(String, f64)>) {
+    if watch.canaries().is_empty() {
+        return;
+    }
+    let (mut due, mut heard) = (0_usize, Vec::new());
+    for canary in watch.canaries() {
+        due += canary.heard.len() + canary.waiting.len();
+        heard.extend(&canary.heard);
+    }
+    let (mut took, mut told): (Vec<f64>, Vec<f64>) = heard.iter().map(|(took, told)| (ms(*took), ms(*told))).unzip();
+    let mut off: Vec<f64> = heard.iter().map(|(took, told)| ms(took.abs_diff(*told))).collect();
+    named.push(("canaries".to_owned(), watch.canaries().len() as f64));
+    named.push(("canaries_heard_share".to_owned(), heard.len() as f64 / due.max(1) as f64));
+    push_quantiles(named, "canary_took", &mut took);
+    push_quantiles(named, "canary_told", &mut told);
+    push_quantiles(named, "canary_off", &mut off);
+    for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
+        if !took.is_empty() {
+            named.push((format!("canary_told_to_took_{name}"), quantile(&told, q) / quantile(&took, q)));
+        }
+    }
 }
 
 /// Adds how `values`, in milliseconds, are spread; nothing if there are none.

@@ -38,6 +38,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidings::knobs::{self, KNOBS, Knob, Value};
@@ -50,6 +51,9 @@ use crate::hosts::Hosts;
 use crate::link::{LinkConfig, Network, Preset};
 use crate::units::{Share, Size, Span};
 use crate::world::{HOSTS_MAX, Mode};
+
+/// Longer than any canary is on its way: members repeat them for ten seconds.
+const CANARIES_APART: Duration = Duration::from_secs(12);
 
 /// A scenario, read and checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -354,6 +358,8 @@ steps! {
     register: Register,
     /// Programs withdraw what they registered first.
     withdraw: Hosts,
+    /// Members for whom it is time for a canary: that of the lowest id makes one, if it is among them.
+    canary: Hosts,
     /// Views must become equal and true within this span from now.
     settle_within: Span,
 }
@@ -568,6 +574,10 @@ impl Scenario {
         if step.every.is_some_and(|every| every.0.is_zero()) {
             return Err("every = 0s would never get on".to_owned());
         }
+        // The time from one to the next tells them apart.
+        if step.canary.is_some() && step.every.is_some_and(|every| every.0 < CANARIES_APART) {
+            return Err(format!("canary: every = {} at least", Span(CANARIES_APART)));
+        }
         if step.with.is_some() && !(step.restart.is_some() || (step.crash.is_some() && step.lasts.is_some())) {
             return Err("with belongs to restart, or to a crash that lasts".to_owned());
         }
@@ -624,6 +634,7 @@ mod tests {
             ("\n[[timeline]]\nat = \"1s\"\nloss = 1.5\n", "x.toml:8: \"1.5\" is not within 0 to 1"),
             ("\n[[timeline]]\nat = \"1s\"\ncrash = \"5-2\"\n", "x.toml:8: \"5-2\" does not say which hosts"),
             ("\n[[expect]]\nfigure = \"x_ms\"\n", "x.toml:7: x_ms is expected to be nothing"),
+            ("\n[[timeline]]\nat = \"1s\"\nevery = \"5s\"\ncanary = \"all\"\n", "x.toml:6: canary: every = 12s"),
             ("[tuning]\ncolour = 1\n", "x.toml:5: no setting \"colour\""),
             ("[tuning]\nprobe_period = \"9ms\"\n", "x.toml:5: probe_period is from 10ms"),
             ("[workload]\nchange_per_s = 1\n", "x.toml:6: unknown field `change_per_s`"),

@@ -83,6 +83,17 @@ struct Change {
     waiting: BTreeSet<HostIndex>,
 }
 
+/// A canary, and who heard of it.
+#[derive(Clone, Debug)]
+pub struct Canary {
+    /// When it was made.
+    pub at: Time,
+    /// How long it took to each that heard of it: in truth, and as the member there has it.
+    pub heard: Vec<(Duration, Duration)>,
+    /// Who ran when it was made, and has not heard of it.
+    pub waiting: BTreeSet<HostIndex>,
+}
+
 /// What was noticed in a world.
 #[derive(Default, Debug)]
 pub struct Watch {
@@ -98,6 +109,7 @@ pub struct Watch {
     changes: BTreeMap<(NodeId, Key), Vec<Change>>,
     arrivals: Vec<Duration>,
     followed: u64,
+    canaries: Vec<Canary>,
     ups: u64,
 }
 
@@ -145,6 +157,25 @@ impl Watch {
     /// How many changes were followed.
     pub const fn followed(&self) -> u64 {
         self.followed
+    }
+
+    /// The canaries that were made so far.
+    pub fn canaries(&self) -> &[Canary] {
+        &self.canaries
+    }
+
+    /// A canary leaves now, for all that run but the one that made it.
+    pub(crate) fn canary_made(&mut self, now: Time, by: HostIndex) {
+        let waiting = self.running.keys().copied().filter(|host| *host != by).collect();
+        self.canaries.push(Canary { at: now, heard: Vec::new(), waiting });
+    }
+
+    /// A node heard of a canary, which must be the last one, and says how long that took.
+    pub(crate) fn canary_heard(&mut self, now: Time, observer: HostIndex, told: Duration) {
+        let Some(canary) = self.canaries.last_mut() else { return };
+        if canary.waiting.remove(&observer) {
+            canary.heard.push((now.since(canary.at), told));
+        }
     }
 
     /// Follows the change of an instance that now has the tag `~serial`.

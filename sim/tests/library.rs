@@ -39,6 +39,11 @@ fn a_restart_is_a_newer_life_whatever_the_clock_says() {
 }
 
 #[test]
+fn what_canaries_tell_is_how_long_news_takes() {
+    must_hold("canary");
+}
+
+#[test]
 fn an_address_may_go_from_one_member_to_another() {
     must_hold("address-reused");
 }

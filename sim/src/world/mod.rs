@@ -323,6 +323,24 @@ impl World {
         result
     }
 
+    /// It is time for a canary on `host`. If its member makes one, that is followed to the others, see
+    /// [`Watch::canaries`].
+    ///
+    /// # Errors
+    /// What the node says. A host on which no process runs makes none.
+    pub fn call_for_canary(&mut self, host: HostIndex) -> Result<(), InputError> {
+        let made = |world: &Self| world.node(host).map(|node| node.counters().canaries_made);
+        let before = made(self);
+        if before.is_none() {
+            return Ok(());
+        }
+        self.tell(host, Input::Canary)?;
+        if made(self) > before {
+            self.watch.canary_made(self.now, host);
+        }
+        Ok(())
+    }
+
     /// How often the guard of any host's view found a service lost at once, see [`WorldConfig::views`].
     pub fn mass_drops(&self) -> u64 {
         self.hosts.iter().filter_map(|host| host.view.as_ref()).map(|view| view.sizes().mass_drops).sum()
@@ -607,7 +625,13 @@ impl World {
         self.fates.skewed_inputs += u64::from(!host.clock.is_true());
         let node = host.node.as_mut();
         let node = node.unwrap_or_else(|| panic!("host {index} does not run: it cannot be told {input:?}"));
+        let canaries = (!self.watch.canaries().is_empty()).then(|| heard_of_canaries(node));
         let result = node.handle(now, input, &mut out, &mut self.pool);
+        if let Some((before, (count, sum))) = canaries.map(|before| (before, heard_of_canaries(node)))
+            && count > before.0
+        {
+            self.watch.canary_heard(self.now, index, sum.saturating_sub(before.1));
+        }
         self.trace.outbox(self.now, index, &out);
         // A node may take a larger epoch; whoever keeps its data directory writes it down.
         let epoch = node.peer().epoch();
@@ -828,6 +852,14 @@ impl World {
 
 /// How long it may take from seeing to telling.
 const SEEN_BEFORE: Duration = Duration::from_secs(2);
+
+/// How many canaries of others a node heard of, and how long they took, all together.
+fn heard_of_canaries(node: &Process) -> (u64, Duration) {
+    node.as_tidings().map_or((0, Duration::ZERO), |node| {
+        let ages = node.propagation();
+        (ages.counts().iter().sum(), ages.sum())
+    })
+}
 
 /// Whether a node tells of itself: then it made a record of its own.
 fn is_about(event: &Event, id: NodeId) -> bool {
