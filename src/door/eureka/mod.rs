@@ -117,10 +117,8 @@ async fn instance(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     desk.certain()?;
-    let services = named(&desk, &asked);
-    let found = shape::instances(&desk, &services).into_iter().find(|info| info.id == id);
-    let found = found.ok_or_else(|| Refusal::not_found(format!("no instance {id:?} of {asked:?} is known")))?;
-    Ok(Answer::Instance(found).told(Form::of(&headers)))
+    let among = named(&desk, &asked);
+    one_of(&desk, &among, &id, &headers)
 }
 
 async fn instance_alone(
@@ -129,10 +127,14 @@ async fn instance_alone(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     desk.certain()?;
-    let services = desk.reader.services();
-    let found = shape::instances(&desk, &services).into_iter().find(|info| info.id == id);
-    let found = found.ok_or_else(|| Refusal::not_found(format!("no instance {id:?} is known")))?;
-    Ok(Answer::Instance(found).told(Form::of(&headers)))
+    one_of(&desk, &desk.reader.services(), &id, &headers)
+}
+
+/// The instance of that id among those of some services.
+fn one_of(desk: &Desk, among: &[Arc<Service>], id: &str, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let found = shape::instances(desk, among).into_iter().find(|info| info.id == id);
+    let found = found.ok_or_else(|| Refusal::not_found(format!("no instance {id:?} is known here")))?;
+    Ok(Answer::Instance(found).told(Form::of(headers)))
 }
 
 /// An address that clients call a service by is the name of the service.
