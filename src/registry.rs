@@ -344,6 +344,21 @@ pub struct Registry {
     link: Arc<Link>,
 }
 
+/// A handle that keeps no member running.
+#[cfg(feature = "dns")]
+pub(crate) struct WeakRegistry {
+    commands: mpsc::WeakUnboundedSender<Command>,
+    link: Arc<Link>,
+}
+
+#[cfg(feature = "dns")]
+impl WeakRegistry {
+    /// A full handle, as long as somebody else holds one.
+    pub(crate) fn upgrade(&self) -> Option<Registry> {
+        Some(Registry { commands: self.commands.upgrade()?, link: Arc::clone(&self.link) })
+    }
+}
+
 impl Registry {
     /// A member named `name` of the cluster `cluster`. Names are unique in a cluster.
     pub fn builder(cluster: &str, name: &str) -> Builder {
@@ -581,6 +596,11 @@ impl Registry {
         let (done, explanation) = oneshot::channel();
         self.send(Command::Explain(id, done))?;
         self.answer(explanation).await
+    }
+
+    #[cfg(feature = "dns")]
+    pub(crate) fn downgrade(&self) -> WeakRegistry {
+        WeakRegistry { commands: self.commands.downgrade(), link: Arc::clone(&self.link) }
     }
 
     /// Forgets a member that cannot be reached: an operator's word that it is gone, which ends the wait of

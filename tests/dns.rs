@@ -77,7 +77,11 @@ fn plan() -> DnsPlan {
 }
 
 async fn start(name: &str, seed: Option<&Registry>) -> Registry {
-    let builder = Registry::builder("dns-test", name).join_policy(JoinPolicy::Require(PATIENCE));
+    start_in("", name, seed).await
+}
+
+async fn start_in(zone: &str, name: &str, seed: Option<&Registry>) -> Registry {
+    let builder = Registry::builder("dns-test", name).zone(zone).join_policy(JoinPolicy::Require(PATIENCE));
     let builder = builder.join(seed.map(|seed| seed.local_addr().to_string()));
     soon(builder.start()).await.expect("it starts")
 }
@@ -110,6 +114,35 @@ async fn what_another_member_offers_is_answered_over_udp_and_tcp() {
     let mut rest = Vec::new();
     assert_eq!(soon(stream.read_to_end(&mut rest)).await.expect("it ends"), 0, "it is closed with the door");
     assert!(soon(TcpStream::connect(addr)).await.is_err());
+}
+
+/// The priorities of the SRV records in an answer that is not to be kept, in its order.
+fn priorities(answer: &[u8]) -> Vec<u16> {
+    let begins = [0, 33, 0, 1, 0, 0, 0, 0];
+    let records = answer.windows(12).filter(|bytes| bytes.starts_with(&begins));
+    records.map(|bytes| u16::from_be_bytes([bytes[10], bytes[11]])).collect()
+}
+
+/// What nobody measured is farther than what was: that the third has the priority 3 shows that the second was measured.
+#[tokio::test]
+async fn with_near_the_own_zone_is_first_then_what_was_measured_then_the_rest() {
+    let a = start_in("a", "a", None).await;
+    let b = start_in("b", "b", Some(&a)).await;
+    let mut plan = plan();
+    plan.near = true;
+    let dns = Dns::open(&a, plan).expect("it opens");
+    let _offered = [
+        b.register(web(83).with_zone("c")).await.expect("it is taken"),
+        b.register(web(82)).await.expect("it is taken"),
+        a.register(web(81)).await.expect("it is taken"),
+    ];
+    let asked = question(7, "web.service.tidings", SRV);
+    let measured = async {
+        while priorities(&over_udp(dns.addr(), &asked).await) != [1, 2, 3] {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(measured).await;
 }
 
 #[tokio::test]

@@ -59,6 +59,13 @@ pub(super) struct DnsArgs {
     #[arg(long, env = "TIDINGS_DNS_TXT")]
     dns_txt: bool,
 
+    /// Tell of instances in nearer zones first: of this member's own, then of others by their round-trip times
+    ///
+    /// SRV records of farther zones have a higher priority number: a client that minds it goes there only if nobody
+    /// nearer answers.
+    #[arg(long, env = "TIDINGS_DNS_NEAR")]
+    dns_near: bool,
+
     /// The largest answer over UDP, in bytes; a client that can take less says so
     #[arg(long, env = "TIDINGS_DNS_UDP_MAX_BYTES", value_name = "BYTES", default_value_t = UDP_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u16).range(512..=4_096))]
@@ -105,6 +112,7 @@ impl DnsArgs {
         };
         plan.only_passing = self.dns_only_passing;
         plan.has_text = self.dns_txt;
+        plan.near = self.dns_near;
         plan.udp_bytes_max = self.dns_udp_max_bytes;
         plan.rate = self.dns_rate;
         Ok(Some(plan))

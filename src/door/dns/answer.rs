@@ -14,6 +14,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use super::figures::{DnsCounts, Figures};
 use super::heard::News;
 use super::name::{self, Asked};
+use super::near::Near;
 use super::plan::{DnsPlan, Empty};
 use super::wire::{self, Question, Read, Reply};
 use super::zone::{Domain, People, Zone, is_plain_label, under};
@@ -28,7 +29,7 @@ pub const ANSWERS_MAX: usize = 1_024;
 /// Bytes of the shortest record that is told of an instance: an address, with a pointer to its name.
 const RECORD_BYTES_MIN: usize = 16;
 
-/// The priority of every SRV record.
+/// The priority of every SRV record, or of those in the nearest zone.
 const PRIORITY: u16 = 1;
 
 /// What HAProxy divides the weights of SRV records by.
@@ -271,6 +272,16 @@ struct Picks<'s> {
     all: Vec<(&'s Offered, u32)>,
     /// Whether they are the last known good.
     is_stale: bool,
+    /// How far zones are, where nearer ones come first.
+    near: Option<Arc<Near>>,
+}
+
+impl Picks<'_> {
+    /// How many zones are nearer than that of an instance; 0 where it makes no difference.
+    fn rank(&self, offered: &Offered) -> u16 {
+        let zone = offered.instance.zone.as_ref().unwrap_or(&offered.member.zone);
+        self.near.as_ref().map_or(0, |near| near.rank(zone))
+    }
 }
 
 impl Answer<'_> {
@@ -440,7 +451,7 @@ impl Answer<'_> {
         let found = match kind {
             RecordType::SRV => self.srv(&picks, ttl, dice),
             RecordType::TXT => {
-                let picked = self.drawn(picks.all.clone(), dice);
+                let picked = self.drawn(picks.all.clone(), |(offered, _)| picks.rank(offered), dice);
                 let texts = picked.iter().filter_map(|(offered, _)| Some(self.own(ttl, of_instance(offered)?)));
                 Found::Records(texts.collect(), Vec::new())
             }
@@ -475,7 +486,7 @@ impl Answer<'_> {
         let is_stale = is_stale && !all.is_empty();
         let draining = services.iter().flat_map(|service| service.unhealthy()).filter(|offered| is_draining(offered));
         all.extend(draining.filter(is_asked_for).map(|offered| (offered, 0)));
-        Picks { all, is_stale }
+        Picks { all, is_stale, near: self.zone.near() }
     }
 
     /// A and AAAA records. What is to get nothing is not there: unlike SRV, they have no weights.
@@ -483,13 +494,14 @@ impl Answer<'_> {
         let (mut ips, mut names) = (Vec::new(), Vec::new());
         for (offered, _) in picks.all.iter().filter(|(_, weight)| *weight > 0) {
             match place(offered) {
-                Place::Ip(ip) => ips.push(ip),
-                Place::Name(name) => names.push(name),
+                Place::Ip(ip) => ips.push((ip, picks.rank(offered))),
+                Place::Name(name) => names.push((name, picks.rank(offered))),
             }
         }
         if ips.is_empty() && !names.is_empty() {
             // A name that stands for another stands for that one alone (RFC 1034 section 3.6.2).
-            let alias = Name::from_ascii(names[dice.below(names.len())]).ok();
+            let names = self.drawn(names, |(_, rank)| *rank, dice);
+            let alias = names.first().and_then(|(name, _)| Name::from_ascii(name).ok());
             let record = alias.map(|mut alias| {
                 alias.set_fqdn(true);
                 self.own(ttl, RData::CNAME(CNAME(alias)))
@@ -497,14 +509,16 @@ impl Answer<'_> {
             return Found::Records(record.into_iter().collect(), Vec::new());
         }
         let is_there = !ips.is_empty();
-        ips.retain(|ip| is_of_kind(*ip, self.question.kind()));
+        ips.retain(|(ip, _)| is_of_kind(*ip, self.question.kind()));
         if ips.is_empty() && is_there {
             // It only has addresses of the other kind.
             return Found::NoData;
         }
+        // One that is in several zones counts as in the nearest.
         ips.sort_unstable();
-        ips.dedup();
-        let records = self.drawn(ips, dice).into_iter().map(|ip| self.own(ttl, address(ip)));
+        ips.dedup_by_key(|(ip, _)| *ip);
+        let ips = self.drawn(ips, |(_, rank)| *rank, dice);
+        let records = ips.into_iter().map(|(ip, _)| self.own(ttl, address(ip)));
         Found::Records(records.collect(), Vec::new())
     }
 
@@ -518,7 +532,7 @@ impl Answer<'_> {
         // Several may be at one place: a program that was registered twice. The heaviest stands for all.
         places.sort_unstable_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2)));
         places.dedup_by_key(|(place, port, ..)| (*place, *port));
-        let places = self.drawn(places, dice);
+        let places = self.drawn(places, |(.., offered)| picks.rank(offered), dice);
         let (mut answers, mut additional) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
         let mut told = BTreeSet::new();
         for (place, port, weight, offered) in places {
@@ -533,7 +547,9 @@ impl Answer<'_> {
             {
                 additional.push(Record::from_rdata(target.clone(), ttl, address(ip)));
             }
-            answers.push(self.own(ttl, RData::SRV(SRV::new(PRIORITY, scaled(weight, most), port, target))));
+            // Who reads priorities goes farther only if nobody nearer answers (RFC 2782).
+            let priority = PRIORITY.saturating_add(picks.rank(offered));
+            answers.push(self.own(ttl, RData::SRV(SRV::new(priority, scaled(weight, most), port, target))));
         }
         Found::Records(answers, additional)
     }
@@ -552,9 +568,12 @@ impl Answer<'_> {
         under(&hex, &self.domain.addr)
     }
 
-    /// In any order, and no more than the answer can have.
-    fn drawn<T>(&self, mut all: Vec<T>, dice: &mut Dice) -> Vec<T> {
+    /// Those of the lowest rank first, beyond that in any order, and no more than the answer can have.
+    fn drawn<T>(&self, mut all: Vec<T>, rank: impl Fn(&T) -> u16, dice: &mut Dice) -> Vec<T> {
         dice.shuffle(&mut all);
+        if self.zone.plan.near {
+            all.sort_by_key(rank);
+        }
         if all.len() > ANSWERS_MAX && self.most == ANSWERS_MAX {
             self.zone.counts.0.capped.count();
         }

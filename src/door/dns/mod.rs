@@ -9,6 +9,7 @@ mod figures;
 mod heard;
 mod limit;
 mod name;
+mod near;
 mod plan;
 mod server;
 #[cfg(test)]

@@ -44,6 +44,9 @@ pub struct DnsPlan {
     pub only_passing: bool,
     /// Whether metadata is told in TXT records.
     pub has_text: bool,
+    /// Whether instances of nearer zones come first: those of the zone of this member, then those of others by their
+    /// round-trip times. Without, they come in random order.
+    pub near: bool,
     /// The largest answer over UDP, from [`UDP_BYTES_MIN`] to [`UDP_BYTES_MAX`]. What a client says that it can take
     /// counts too.
     pub udp_bytes_max: u16,
@@ -64,6 +67,7 @@ impl DnsPlan {
             empty: Empty::NoData,
             only_passing: false,
             has_text: false,
+            near: false,
             udp_bytes_max: UDP_BYTES_DEFAULT,
             rate: RATE_DEFAULT,
         }

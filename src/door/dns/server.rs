@@ -21,7 +21,7 @@ use super::limit::network;
 use super::plan::DnsPlan;
 use super::wire::QUESTION_BYTES_MAX;
 use super::zone::Zone;
-use crate::registry::{Events, Registry};
+use crate::registry::{Events, Registry, WeakRegistry};
 
 /// Connections at once; further ones are closed at once.
 pub const TCP_CONNECTIONS_MAX: usize = 1_024;
@@ -64,6 +64,12 @@ const PORT_TRIES: usize = 16;
 
 /// How long nothing is taken after the process ran out of descriptors.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is looked how far other members are, where nearer ones come first.
+const MEASURE_EVERY: Duration = Duration::from_secs(30);
+
+/// And how often until there is something to go by: a start measures every link with its first handshake.
+const MEASURE_SOON: Duration = Duration::from_secs(1);
 
 /// New names within this time after the first are remembered together.
 const HEAR_AFTER: Duration = Duration::from_millis(20);
@@ -111,7 +117,8 @@ impl Dns {
         let events = registry.events();
         let zone = Zone::new(plan, registry.reader(), registry.id(), unix_seconds(), counts.clone());
         let zone = Arc::new(zone);
-        let mut extra = Some((tcp, events));
+        let measured = zone.plan.near.then(|| registry.downgrade());
+        let mut extra = Some((tcp, events, measured));
         for socket in udp {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(DnsError::Threads)?;
@@ -213,6 +220,9 @@ fn socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket
     Ok(socket)
 }
 
+/// What the first loop has beside the others.
+type Extra = (std::net::TcpListener, Events, Option<WeakRegistry>);
+
 /// One of the loops. The first also takes connections and hears of new names.
 struct Loop {
     handler: Handler,
@@ -230,9 +240,12 @@ async fn closes(closing: &mut watch::Receiver<bool>) {
 }
 
 impl Loop {
-    async fn run(mut self, socket: std::net::UdpSocket, extra: Option<(std::net::TcpListener, Events)>) {
-        if let Some((listener, events)) = extra {
+    async fn run(mut self, socket: std::net::UdpSocket, extra: Option<Extra>) {
+        if let Some((listener, events, measured)) = extra {
             tokio::spawn(hear(Arc::clone(&self.zone), events, self.closing.clone()));
+            if let Some(registry) = measured {
+                tokio::spawn(measure(Arc::clone(&self.zone), registry, self.closing.clone()));
+            }
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let (zone, closing) = (Arc::clone(&self.zone), self.closing.clone());
@@ -335,6 +348,31 @@ async fn hear(zone: Arc<Zone>, mut events: Events, mut closing: watch::Receiver<
             }
         }
         zone.hear(&news);
+    }
+}
+
+/// Looks how far other members are, as long as the door is open and somebody holds the registry.
+async fn measure(zone: Arc<Zone>, registry: WeakRegistry, mut closing: watch::Receiver<bool>) {
+    let mut every = MEASURE_SOON;
+    loop {
+        tokio::select! {
+            biased;
+            () = closes(&mut closing) => return,
+            () = sleep(every) => {}
+        }
+        let Some(registry) = registry.upgrade() else { return };
+        let mut measured = BTreeMap::new();
+        for member in zone.reader.members().iter().filter(|member| member.state.is_present()) {
+            // One after another: what else the member has to do comes in between.
+            let Ok(explanation) = registry.explain(member.peer.id).await else { return };
+            if let Some(rtt) = explanation.and_then(|explanation| explanation.rtt) {
+                measured.insert(member.peer.id, rtt.smoothed);
+            }
+        }
+        if !measured.is_empty() {
+            every = MEASURE_EVERY;
+        }
+        zone.measure(&measured);
     }
 }
 

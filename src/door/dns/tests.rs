@@ -29,11 +29,15 @@ struct Lab {
 }
 
 fn member(id: u64, name: &str, state: MemberState) -> Arc<Member> {
+    member_in("z1", id, name, state)
+}
+
+fn member_in(zone: &str, id: u64, name: &str, state: MemberState) -> Arc<Member> {
     let addr = SocketAddr::from(([10, 0, 0, id as u8], 7_900));
     Arc::new(Member {
         peer: Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id },
         name: Arc::from(name),
-        zone: Arc::from("z1"),
+        zone: Arc::from(zone),
         state,
         evidence: Evidence::default(),
         software: Arc::from("0.1.0"),
@@ -187,6 +191,33 @@ fn a_target_is_no_name_that_leads_elsewhere() {
     lab.offer([(3, at("web", "10.0.0.3:80")), (5, at("web", "10.0.0.5:80"))]);
     let targets = ["1 256 80 0a000003.addr.dc1.tidings.", "1 256 80 0a000005.addr.dc1.tidings."];
     assert_eq!(lab.told("web.service.tidings", SRV), targets);
+}
+
+#[test]
+fn with_near_the_own_zone_comes_first_and_then_the_others_by_distance() {
+    let mut lab = Lab::new();
+    lab.plan.near = true;
+    for (id, zone) in [(3, "far"), (4, "next"), (5, "unknown")] {
+        lab.view.apply(&Event::MemberUp(member_in(zone, id, &format!("n{id}"), MemberState::Reachable)));
+    }
+    lab.offer((1..=5).map(|id| (id, at("web", &format!("10.0.0.{id}:80")))));
+    // The zone that an instance names is its own, wherever its member is.
+    lab.offer([(3, at("web", "10.0.0.6:80").with_zone("z1")), (5, at("names", "a.example:80"))]);
+    lab.offer([(1, at("names", "b.example:80"))]);
+    let zone = zone::Zone::new(lab.plan.clone(), lab.view.reader(), NodeId(1), 1, lab.counts.clone());
+    zone.measure(&[(3, 80), (4, 20)].map(|(id, ms)| (NodeId(id), std::time::Duration::from_millis(ms))).into());
+    lab.handler = Some(Handler::of(Arc::new(zone)));
+    let mut first = BTreeSet::new();
+    for _ in 0..100 {
+        let told: Vec<_> = lab.ask("web.service.tidings", A).answers.iter().map(|one| one.data.to_string()).collect();
+        assert_eq!(data(&lab.ask("web.service.tidings", A).answers[..3]), ["10.0.0.1", "10.0.0.2", "10.0.0.6"]);
+        assert_eq!(told[3..], ["10.0.0.4", "10.0.0.3", "10.0.0.5"]);
+        first.insert(told[0].clone());
+        assert_eq!(lab.told("names.service.tidings", A), ["b.example."]);
+    }
+    assert_eq!(first.len(), 3, "within a zone they come in any order");
+    let priorities: Vec<_> = lab.told("web.service.tidings", SRV).iter().map(|data| data[..1].to_owned()).collect();
+    assert_eq!(priorities, ["1", "1", "1", "2", "3", "4"]);
 }
 
 #[test]

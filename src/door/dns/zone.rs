@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
@@ -12,6 +13,7 @@ use hickory_proto::rr::Name;
 use super::figures::DnsCounts;
 use super::heard::{Heard, News};
 use super::limit::Limiter;
+use super::near::Near;
 use super::plan::DnsPlan;
 use crate::offers::External;
 use crate::peer::{Member, NodeId};
@@ -184,6 +186,7 @@ pub(super) struct Zone {
     /// Seconds since the Unix epoch at the start, so that serial numbers go on growing over a restart.
     pub(super) began: u32,
     own: NodeId,
+    near: ArcSwap<Near>,
     heard: ArcSwap<Heard>,
     people: ArcSwap<People>,
     survey: ArcSwap<Survey>,
@@ -212,6 +215,7 @@ impl Zone {
             limiter: Limiter::new(plan.rate),
             began,
             own,
+            near: ArcSwap::default(),
             heard: ArcSwap::from_pointee(Heard::of(&reader)),
             people: ArcSwap::from_pointee(People::new(reader.members())),
             survey: ArcSwap::default(),
@@ -219,6 +223,7 @@ impl Zone {
             reader,
         };
         zone.counts.0.heard.set(zone.heard.load().len() as u64);
+        zone.measure(&BTreeMap::new());
         zone
     }
 
@@ -234,6 +239,27 @@ impl Zone {
             self.counts.0.forgotten.count();
         }
         self.heard.store(Arc::new(heard));
+    }
+
+    /// Orders the zones by what was measured to members.
+    pub(super) fn measure(&self, measured: &BTreeMap<NodeId, Duration>) {
+        let people = self.people();
+        let mut by_zone = BTreeMap::<_, Vec<_>>::new();
+        for member in people.of.iter() {
+            if let Some(time) = measured.get(&member.peer.id) {
+                by_zone.entry(Arc::clone(&member.zone)).or_default().push(*time);
+            }
+        }
+        let own = people.with_id(self.own).map(|member| Arc::clone(&member.zone));
+        let near = Near::new(own.unwrap_or_default(), by_zone);
+        if **self.near.load() != near {
+            self.near.store(Arc::new(near));
+        }
+    }
+
+    /// How far zones are; `None` if that is not asked for.
+    pub(super) fn near(&self) -> Option<Arc<Near>> {
+        self.plan.near.then(|| self.near.load_full())
     }
 
     /// Every service of a name in lower case, however it is written; `None` if it was never heard of.
