@@ -380,6 +380,29 @@ fn every_markdown_file_has_one_title() {
     none("every Markdown file has one title", breaches);
 }
 
+/// That `docs/metrics.md` tells of what is shown is for a test of `/metrics` to say.
+#[test]
+fn alerts_and_the_dashboard_ask_for_figures_that_there_are() {
+    let docs = fs::read_to_string(root().join("docs/metrics.md")).expect("it is there");
+    let known: Vec<&str> = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let ours = ["tidings_", "service_", "health_checks_", "load_balancer_"];
+    let is_figure = |word: &&str| ours.iter().any(|begin| word.starts_with(begin)) && *word != "service_name";
+    let (mut breaches, mut asked) = (Vec::new(), 0);
+    for file in [files("contrib", ".json"), files("contrib", ".yml")].into_iter().flatten() {
+        for (number, line) in file.lines() {
+            for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(is_figure) {
+                let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
+                asked += 1;
+                if !known.contains(&name) {
+                    breaches.push(file.breach(number, format!("nobody has {name}")));
+                }
+            }
+        }
+    }
+    assert!(asked > 50, "only {asked} figures are asked for: they are not where this test looks");
+    none("ask for what docs/metrics.md lists", breaches);
+}
+
 #[test]
 fn this_test_reads_code_as_it_means_to() {
     assert_eq!(code_of(r#"let a = "HashMap // no"; // HashMap"#), r#"let a = ""; "#);
