@@ -74,6 +74,10 @@ const WALK_MAX: usize = 512;
 /// The share of our probes that is answered below which we look no further than need be.
 const LOST_RATIO: f64 = 1.0 / 3.0;
 
+/// The least share of our probes that is answered where we can be said to be heard at all: a member that only a few as
+/// deaf as itself answer stays below, one that loses two of three packets each way above.
+const HEARD_RATIO: f64 = 0.1;
+
 /// After news of somebody unreachable everybody probes at once, but no more often than this.
 const HURRY_EVERY: Duration = Duration::from_millis(500);
 
@@ -235,9 +239,10 @@ impl Detector {
         !self.acts.is_empty()
     }
 
-    /// Whether somebody answered a probe of ours in the last few rounds.
+    /// Whether probes of ours were answered in the last few rounds, and more than a few of them.
     pub(crate) fn is_answered(&self, now: Time) -> bool {
-        self.answered.is_some_and(|at| now.since(at) <= self.watch.observe_every * 3)
+        self.answers.ratio() >= HEARD_RATIO
+            && self.answered.is_some_and(|at| now.since(at) <= self.watch.observe_every * 3)
     }
 
     /// Whether nobody answers us.

@@ -279,7 +279,7 @@ impl Node {
             // We had to wait with it, or were not allowed another life at once.
             self.begin_next_life(now, from, out);
         }
-        // Who hears nothing would be accused again at once.
+        // Who hears hardly anything would be accused again at once.
         if self.may_refute(now) && self.detector.is_answered(now) {
             self.refute(now, out);
         }
