@@ -226,7 +226,8 @@ impl Offers {
     /// registered anew meanwhile is another, and stays.
     ///
     /// # Errors
-    /// As for [`deregister`](Self::deregister).
+    /// As for [`deregister`](Self::deregister). [`OfferError::Refused`] or [`OfferError::MemberStopped`] if nobody
+    /// could be told that it is draining: then it is not.
     pub async fn drain(&self, id: &Key, timeout: Duration) -> Result<DrainedOne, OfferError> {
         let id = id.clone();
         self.to_its_end(|shared| async move { shared.drain(&id, timeout).await }).await
@@ -610,9 +611,14 @@ impl Shared {
         let began = self.clock.now();
         let drained = {
             let mut guards = self.guards.lock().await;
-            self.instance_now(id)?;
-            let serial = self.change(|state| state.set_draining(id)).ok_or_else(|| OfferError::unknown(id))?;
-            self.publish(&mut guards, id).await?;
+            let set = self.change(|state| state.set_draining(id, true));
+            let (before, serial) = set.ok_or_else(|| OfferError::unknown(id))?;
+            if let Err(error) = self.publish(&mut guards, id).await {
+                self.change(|state| state.set_draining(id, before));
+                // As it was before, also where the member took the change and then could not say so.
+                let _ = self.publish_all(&mut guards, std::slice::from_ref(id)).await;
+                return Err(error);
+            }
             serial
         };
         let agreement = self.registry.agreed(1.0, timeout).await.map_err(OfferError::MemberStopped)?;

@@ -614,11 +614,10 @@ impl State {
         }
     }
 
-    /// Gives the serial of the registration that drains now.
-    pub(super) fn set_draining(&mut self, id: &Key) -> Option<u64> {
+    /// Gives what there was before, and the serial of the registration.
+    pub(super) fn set_draining(&mut self, id: &Key, is_draining: bool) -> Option<(bool, u64)> {
         let entry = self.entries.get_mut(id)?;
-        entry.is_draining = true;
-        Some(entry.serial)
+        Some((std::mem::replace(&mut entry.is_draining, is_draining), entry.serial))
     }
 
     /// Gives what there was before.

@@ -154,6 +154,19 @@ async fn a_drain_leaves_alone_what_is_registered_anew_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_drain_that_nobody_was_told_of_leaves_the_instance_as_it_was() {
+    let (offers, _b) = pair().await;
+    let id = Key::from("web@a:80");
+    soon(offers.register(offer(web(80)), Existing::Refuse)).await.unwrap();
+    soon(offers.registry().leave()).await.unwrap();
+    let refused = soon(offers.drain(&id, PATIENCE)).await.unwrap_err();
+    assert!(refused.is_end(), "{refused}");
+    assert_eq!(offers.instance(&id).unwrap().instance.status, Status::Passing);
+    let unknown = soon(offers.drain(&Key::from("api@a:80"), PATIENCE)).await.unwrap_err();
+    assert!(matches!(unknown, OfferError::UnknownInstance { .. }), "{unknown}");
+}
+
+#[tokio::test]
 async fn only_what_comes_from_there_is_withdrawn_from_there() {
     let (offers, _b) = pair().await;
     let id = Key::from("web@a:80");
