@@ -126,26 +126,28 @@ impl Seen {
     pub fn told(&self, name: impl FnOnce(NodeId) -> String) -> String {
         let by = self.by().map(name).unwrap_or_default();
         match *self {
-            Self::Unanswered { probes, timeout } => format!("{probes} probes unanswered for {timeout:.0?} each"),
+            Self::Unanswered { probes, timeout } => {
+                format!("{} unanswered for {timeout:.0?} each", counted(probes.into(), "probe", "probes"))
+            }
             Self::Answered { rtt } => format!("answered again after {rtt:.1?}"),
-            Self::Asked { witnesses, is_final: false } => format!("asked {witnesses} members to probe it"),
+            Self::Asked { witnesses, is_final: false } => format!("asked {} to probe it", members(witnesses)),
             Self::Asked { witnesses, is_final: true } => {
-                format!("asked {witnesses} members to probe it once more, before it is taken to be gone")
+                format!("asked {} to probe it once more, before it is taken to be gone", members(witnesses))
             }
             Self::Testified { sent, answered, control_sent, control_answered, .. } => format!(
                 "{by} got {answered} of {sent} answers from it, and {control_answered} of {control_sent} from us"
             ),
             Self::Cleared { by: Some(_) } => format!("cleared: {by} reaches it"),
             Self::Cleared { by: None } => "cleared: others reach it".to_owned(),
-            Self::Undecided { witnesses } => format!("undecided: {witnesses} members answered us"),
+            Self::Undecided { witnesses } => format!("undecided: {} answered us", members(witnesses)),
             Self::Convicted { finding, witnesses } => {
-                format!("we told everybody: {}, {witnesses} witnesses", finding.as_str())
+                format!("we told everybody: {}, {}", finding.as_str(), seen_by(witnesses))
             }
             Self::Heard { finding, turn, witnesses, .. } => {
-                format!("{by} told: {}, {witnesses} witnesses, turn {turn}", finding.as_str())
+                format!("{by} told: {}, {}, turn {turn}", finding.as_str(), seen_by(witnesses))
             }
             Self::Disputed { finding, witnesses, .. } => {
-                format!("{by} told: {}, {witnesses} witnesses; not believed, we reach it", finding.as_str())
+                format!("{by} told: {}, {}; not believed, we reach it", finding.as_str(), seen_by(witnesses))
             }
             Self::Released { sent, answered } => format!("released: {answered} of {sent} probes answered"),
             Self::Refuted { turn } => format!("we were accused, and refuted it with turn {turn}"),
@@ -157,6 +159,18 @@ impl Seen {
             Self::Rejoined => "somebody answers us again".to_owned(),
         }
     }
+}
+
+fn members(count: usize) -> String {
+    counted(count, "member", "members")
+}
+
+fn seen_by(witnesses: u8) -> String {
+    counted(witnesses.into(), "witness", "witnesses")
+}
+
+fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 impl fmt::Display for Seen {
@@ -207,6 +221,17 @@ mod tests {
         assert_eq!(seen.to_string(), "0000000000000007 got 0 of 9 answers from it, and 4 of 4 from us");
         let cleared = Seen::Cleared { by: Some(NodeId(7)) };
         assert_eq!(cleared.told(|_| "b".to_owned()), "cleared: b reaches it");
+    }
+
+    #[test]
+    fn one_is_told_as_one() {
+        let asked = |witnesses| Seen::Asked { witnesses, is_final: false }.to_string();
+        assert_eq!((asked(1), asked(2)), ("asked 1 member to probe it".into(), "asked 2 members to probe it".into()));
+        let told = |witnesses| Seen::Convicted { finding: Finding::Silent, witnesses }.to_string();
+        assert_eq!(
+            [told(1), told(2)],
+            ["we told everybody: silent, 1 witness", "we told everybody: silent, 2 witnesses"]
+        );
     }
 
     #[test]

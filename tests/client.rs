@@ -494,12 +494,16 @@ fn explain_rtt_and_stats_are_for_people_first() {
         "by": "000000000000000c", "by_member": "c", "witnesses": 3, "witnessed_by": ["a", "d", "e"], "rtt_us": 350,
         "story": story,
     });
+    let mut by_one = explanation.clone();
+    by_one["witnesses"] = json!(1);
+    by_one["witnessed_by"] = json!(["a"]);
     let rtts = json!({ "schema_version": 1, "from": "a", "members": [
         { "member": "b", "member_id": "b", "state": "reachable", "rtt_us": 350, "deviation_us": 20 },
         { "member": "c", "member_id": "c", "state": "reachable" },
     ] });
     let agent = Agent::new(&[
         ("GET /v2/members/b/explain", 200, explanation),
+        ("GET /v2/members/one/explain", 200, by_one),
         ("GET /v2/members", 200, members(&[member("beta", "reachable")])),
         ("GET /v2/rtt", 200, rtts),
         (
@@ -508,6 +512,8 @@ fn explain_rtt_and_stats_are_for_people_first() {
             json!({ "schema_version": 1, "stats": { "asks": 2, "lost": 0 }, "http": { "http_open": 1 } }),
         ),
     ]);
+    let text = agent.shows(&["explain", "one"]);
+    assert!(text.contains("verdict silent by c, 1 witness (a)"), "{text}");
     let text = agent.shows(&["explain", "b"]);
     let line = "b at 127.0.0.1:7900 is unreachable, last heard 1.2 s ago; verdict silent by c, 3 witnesses (a, d, e)";
     assert!(text.starts_with(line), "{text}");

@@ -81,6 +81,8 @@ impl Grade {
 #[derive(Default)]
 struct Report {
     findings: Vec<Value>,
+    /// Members that cannot be reached: whatever they fail to do besides is no finding of its own.
+    unreachable: u64,
 }
 
 impl Report {
@@ -255,6 +257,7 @@ fn about_members(report: &mut Report, members: &Value) {
     if by_state.is_empty() {
         report.ok("members", format!("all {reachable} are reachable"));
     }
+    report.unreachable = by_state.get("unreachable").map_or(0, |names| names.len() as u64);
     for (state, names) in by_state {
         let first = names.first().map(String::as_str).unwrap_or_default();
         let (result, next) = match state.as_str() {
@@ -284,10 +287,13 @@ fn about_versions(report: &mut Report, members: &Value) {
 }
 
 fn about_agreement(report: &mut Report, agreement: &Value) {
-    let found = format!("{} of {} members know the same", text(agreement, "/agreeing"), text(agreement, "/members"));
-    match agreement["agreeing"] == agreement["members"] {
-        true => report.ok("agreement", found),
-        false => report.say(
+    let count = |of: &str| agreement[of].as_u64().unwrap_or_default();
+    let (agreeing, members) = (count("agreeing"), count("members"));
+    let found = format!("{agreeing} of {members} members know the same");
+    match members.saturating_sub(agreeing) {
+        0 => report.ok("agreement", found),
+        rest if rest <= report.unreachable => report.ok("agreement", format!("{found}: all that can be reached")),
+        _ => report.say(
             Grade::Warn,
             "agreement",
             found,
@@ -468,6 +474,25 @@ mod tests {
         assert!(text(&report.findings[0], "/next").contains("tidings forget c"), "{:?}", report.findings);
         let well = json!({ "members": [member("a", "reachable"), member("b", "left")] });
         assert_eq!(found(|report| about_members(report, &well)), [("ok".to_owned(), "all 1 are reachable".to_owned())]);
+    }
+
+    #[test]
+    fn a_member_that_cannot_be_reached_is_not_told_again_as_one_that_does_not_agree() {
+        let member = |name: &str, state: &str| json!({ "member": name, "state": state });
+        let agreement = json!({ "agreeing": 2, "members": 3 });
+        let look = |state: &str| {
+            let members =
+                json!({ "members": [member("a", "reachable"), member("b", "reachable"), member("c", state)] });
+            let all = found(|report| {
+                about_members(report, &members);
+                about_agreement(report, &agreement);
+            });
+            all.last().cloned().expect("a finding")
+        };
+        let (result, told) = look("unreachable");
+        assert!(result == "ok" && told.contains("2 of 3 members") && told.contains("can be reached"), "{told}");
+        assert_eq!(look("reachable").0, "warn", "it answers, and knows something else");
+        assert_eq!(look("suspect").0, "warn", "it may answer");
     }
 
     #[test]

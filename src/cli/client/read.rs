@@ -474,7 +474,8 @@ pub(super) async fn explain(args: ExplainArgs, output: &Output) -> Result<(), Fa
         let by = match &whole["witnesses"] {
             _ if by.is_empty() => String::new(),
             witnesses => {
-                format!("; verdict {} by {by}, {witnesses} witnesses{witnessed}", text(&whole, "/finding"))
+                let word = if *witnesses == 1 { "witness" } else { "witnesses" };
+                format!("; verdict {} by {by}, {witnesses} {word}{witnessed}", text(&whole, "/finding"))
             }
         };
         let rtt = match micros(&whole, "/rtt_us").0 {
