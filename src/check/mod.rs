@@ -3,6 +3,8 @@
 //!
 //! Only a change of a check's [`Level`] concerns other members; what a check printed stays where it ran.
 
+#[cfg(unix)]
+pub mod command;
 mod judge;
 mod probe;
 

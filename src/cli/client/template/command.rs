@@ -1,99 +1,27 @@
-//! Runs a command to its end, in a process group of its own, so that what it started ends with it. Knows nothing of
+//! Runs the command of a template to its end, within a time, and tells in its own words why it failed. Knows nothing of
 //! templates.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
-
-use super::super::super::keys::KEY_VARIABLE;
-use super::super::http::TOKEN_VARIABLE;
+use tidings::check::command::{self, Printed, Rest};
 
 /// Bytes of what it printed that are told when it failed: the last ones.
 const WORDS_MAX: usize = 1_024;
 
-/// How long what it printed is waited for once it has ended: what it left running may hold its output open.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-
 /// Why a command failed, in words; and, where there are any, its own.
 pub(super) async fn run(words: &[String], within: Duration) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("there is no command")?;
-    let mut command = Command::new(program);
-    // They are the agent's, not the command's.
-    command.env_remove(KEY_VARIABLE).env_remove(TOKEN_VARIABLE);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.process_group(0).kill_on_drop(true).spawn().map_err(|error| error.to_string())?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
-    let mut printed = Vec::new();
-    let pipes = child.stdout.take().zip(child.stderr.take());
-    let (stdout, stderr) = pipes.ok_or("it has no output")?;
-    let ended = tokio::time::timeout(within, async {
-        let mut gathering = std::pin::pin!(gather(stdout, stderr, &mut printed));
-        let status = tokio::select! {
-            () = &mut gathering => None,
-            status = child.wait() => Some(status),
-        };
-        match status {
-            None => child.wait().await,
-            Some(status) => {
-                // Cut off without an error: its own last words are read by then.
-                let _ = tokio::time::timeout(LAST_WORDS, gathering).await;
-                status
-            }
-        }
-    });
-    let why = match ended.await {
+    let mut printed = Printed::last(WORDS_MAX);
+    let running = command::run(program, arguments, Rest::Stays, &mut printed);
+    let why = match tokio::time::timeout(within, running).await {
         Err(_) => format!("it took more than {within:?}, and was killed"),
         Ok(Err(error)) => error.to_string(),
-        Ok(Ok(status)) => {
-            // A daemon that it started on purpose goes on.
-            group.0 = None;
-            if status.success() {
-                return Ok(());
-            }
-            status.to_string()
-        }
+        Ok(Ok(status)) if status.success() => return Ok(()),
+        Ok(Ok(status)) => status.to_string(),
     };
-    drop(group);
-    let said = String::from_utf8_lossy(&printed);
+    let said = printed.text();
     let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if said.is_empty() { Err(why) } else { Err(format!("{why}: {}", said.join(" | "))) }
-}
-
-/// Reads both to their ends, so that it never waits for us to read, and keeps the last of it.
-async fn gather(mut out: impl AsyncRead + Unpin, mut err: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
-    let (mut of_out, mut of_err) = ([0; 1_024], [0; 1_024]);
-    let (mut has_out, mut has_err) = (true, true);
-    while has_out || has_err {
-        let read = tokio::select! {
-            read = out.read(&mut of_out), if has_out => {
-                let read = read.unwrap_or(0);
-                has_out = read > 0;
-                &of_out[..read]
-            }
-            read = err.read(&mut of_err), if has_err => {
-                let read = read.unwrap_or(0);
-                has_err = read > 0;
-                &of_err[..read]
-            }
-        };
-        kept.extend_from_slice(read);
-        kept.drain(..kept.len().saturating_sub(WORDS_MAX));
-    }
-}
-
-/// Kills every process of a group when it is dropped.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // None of them may be left.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
 }
 
 #[cfg(test)]
