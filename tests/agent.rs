@@ -351,6 +351,42 @@ fn a_sighup_reads_the_tokens_again_and_wrong_ones_change_nothing() {
 }
 
 #[test]
+fn a_sighup_reads_the_certificate_again_and_a_broken_one_is_tried_again_while_the_old_one_serves() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    let (certificate, key) = (path("cert.pem"), path("key.pem"));
+    let pem = |path: &str, label: &str, der: &[u8]| {
+        let text = data_encoding::BASE64.encode(der);
+        write(Path::new(path), &format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n"));
+    };
+    let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (first, second) = (pair(), pair());
+    pem(&certificate, "CERTIFICATE", first.cert.der());
+    pem(&key, "PRIVATE KEY", &first.signing_key.serialize_der());
+    let http = free();
+    let (node, _) = Process::node("a", &["--http", &http, "--http-cert", &certificate, "--http-key", &key]);
+    let port = http.rsplit(':').next().expect("a port");
+    let trusts = |pair: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        let ca = path("ca.pem");
+        pem(&ca, "CERTIFICATE", pair.cert.der());
+        let mut command = tidings(&["members", "--api", &format!("https://localhost:{port}"), "--ca", &ca]);
+        command.output().expect("it ends").status.success()
+    };
+    assert!(trusts(&first) && !trusts(&second));
+
+    pem(&certificate, "CERTIFICATE", second.cert.der());
+    node.signal("HUP");
+    let reloaded = node.until("reloaded", |_| true);
+    assert!(reloaded["wrong"][0].as_str().is_some_and(|wrong| wrong.starts_with("http_cert: ")), "{reloaded}");
+    assert_eq!((&reloaded["changed"], &reloaded["retry_ms"]), (&serde_json::json!([]), &Value::from(1_000)));
+    assert!(trusts(&first), "the one from before goes on");
+    pem(&key, "PRIVATE KEY", &second.signing_key.serialize_der());
+    let reloaded = node.until("reloaded", |line| line["wrong"] == serde_json::json!([]));
+    assert_eq!(reloaded["changed"], serde_json::json!(["http_cert"]), "without another signal");
+    assert!(trusts(&second) && !trusts(&first));
+}
+
+#[test]
 fn what_a_reload_could_not_change_is_tried_again_and_what_a_door_took_over_stays() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let settings = dir.path().join("tidings.toml");

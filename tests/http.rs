@@ -901,24 +901,32 @@ async fn two_agents_of_one_cluster_show_one_view() {
     assert_ne!(fingerprint(&a).await, before);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn https_is_served_with_a_certificate_from_files() {
+/// A certificate that signs itself, and its key.
+type Pair = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+fn certified() -> Pair {
+    rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate")
+}
+
+fn write_pem(path: &std::path::Path, label: &str, der: &[u8]) {
+    let text = data_encoding::BASE64.encode(der);
+    std::fs::write(path, format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")).expect("it is written");
+}
+
+fn write_certificate(files: &HttpsFiles, of: &Pair) {
+    write_pem(&files.certificate, "CERTIFICATE", of.cert.der());
+}
+
+fn write_key(files: &HttpsFiles, of: &Pair) {
+    write_pem(&files.key, "PRIVATE KEY", &of.signing_key.serialize_der());
+}
+
+/// Asks over HTTPS, and trusts this certificate alone; `None` if another one is shown.
+async fn over_https(agent: &Agent, trusted: &Pair, path: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let files = HttpsFiles { certificate: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
-    let pem = |label: &str, der: &[u8]| {
-        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", data_encoding::BASE64.encode(der))
-    };
-    std::fs::write(&files.certificate, pem("CERTIFICATE", certified.cert.der())).unwrap();
-    std::fs::write(&files.key, pem("PRIVATE KEY", &certified.signing_key.serialize_der())).unwrap();
-    let mut safe = plan();
-    safe.https = Some(files.clone());
-    let a = agent_as("a", &[], safe).await;
-    assert!(a.http.url().starts_with("https://"));
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(certified.cert.der().clone()).unwrap();
+    roots.add(trusted.cert.der().clone()).unwrap();
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let client = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -926,12 +934,44 @@ async fn https_is_served_with_a_certificate_from_files() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client));
-    let stream = soon(tokio::net::TcpStream::connect(a.http.addr())).await.unwrap();
-    let mut stream = soon(connector.connect("localhost".try_into().unwrap(), stream)).await.expect("a handshake");
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    let stream = soon(tokio::net::TcpStream::connect(agent.http.addr())).await.unwrap();
+    let mut stream = soon(connector.connect("localhost".try_into().unwrap(), stream)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let _ = soon(stream.read_to_end(&mut answer)).await;
-    assert!(answer.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&answer));
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_is_served_with_a_certificate_from_files_which_can_be_replaced() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (first, second) = (certified(), certified());
+    let files = HttpsFiles { certificate: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+    write_certificate(&files, &first);
+    write_key(&files, &first);
+    let mut safe = plan();
+    safe.https = Some(files.clone());
+    let a = agent_as("a", &[], safe).await;
+    assert!(a.http.url().starts_with("https://"));
+    let answer = over_https(&a, &first, "/livez").await.expect("a handshake");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(!a.http.reload_certificate().unwrap(), "it is the same");
+
+    // As while they are being replaced: the certificate is there, and its key not yet.
+    write_certificate(&files, &second);
+    let error = a.http.reload_certificate().unwrap_err().to_string();
+    assert!(error.contains("key.pem"), "{error}");
+    assert!(over_https(&a, &second, "/livez").await.is_none() && over_https(&a, &first, "/livez").await.is_some());
+    write_key(&files, &second);
+    assert!(a.http.reload_certificate().unwrap());
+    assert!(over_https(&a, &first, "/livez").await.is_none(), "nobody is shown the old one any more");
+    let page = over_https(&a, &second, "/metrics").await.expect("a handshake");
+    for result in ["taken", "refused"] {
+        let line = format!("tidings_http_certificate_readings_total{{result=\"{result}\"}} 1\n");
+        assert!(page.contains(&line), "{page}");
+    }
+
     let mut missing = plan();
     missing.https = Some(HttpsFiles { key: dir.path().join("none.pem"), ..files });
     assert!(Http::open(a.offers.clone(), missing).unwrap_err().to_string().contains("none.pem"));

@@ -30,10 +30,13 @@ pub(super) struct HttpArgs {
     http_tokens: Option<PathBuf>,
 
     /// Serve HTTPS with this certificate, in PEM, followed by those between it and its authority
-    #[arg(long, env = "TIDINGS_HTTP_CERT", value_name = "FILE", requires = "http_key")]
+    ///
+    /// SIGHUP reads it and its key again; if they cannot be used, or do not belong together, the one from before goes
+    /// on, and they are tried again for a minute.
+    #[arg(long, env = "TIDINGS_HTTP_CERT", value_name = "FILE", requires = "http_key", verbatim_doc_comment)]
     http_cert: Option<PathBuf>,
 
-    /// The private key of that certificate, in PEM
+    /// The private key of that certificate, in PEM; SIGHUP reads it again
     #[arg(long, env = "TIDINGS_HTTP_KEY", value_name = "FILE", requires = "http_cert")]
     http_key: Option<PathBuf>,
 

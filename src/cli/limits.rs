@@ -122,7 +122,8 @@ fn all() -> Vec<Limit> {
         number tidings::select::filter::limits::REGEX_BYTES_MAX, "bytes of one of them, compiled";
         number tidings::door::http::CONNECTIONS_MAX, "HTTP connections at once, each long poll one";
         number tidings::door::http::HEAD_BYTES_MAX, "bytes of the head of an HTTP request";
-        time tidings::door::http::WRITE_WAIT_MAX, "that a client of HTTP may read nothing of an answer";
+        time tidings::door::WRITE_WAIT_MAX, "in which a client of HTTP must read some of what is there for it";
+        number tidings::door::WRITE_BYTES_MIN, "bytes that it must read in that time";
         time tidings::door::http::HEAD_WAIT_MAX, "for the head of an HTTP request, idle time before it included";
         time tidings::door::http::CLOSE_MAX, "for open HTTP requests to end when the agent does";
         number tidings::door::BODY_BYTES_MAX, "bytes of the body of an HTTP request";

@@ -20,8 +20,9 @@ use super::{Cli, Command, node, set_log_level};
 /// Settings that can change while a node runs, by their names in the file. All others need a restart.
 pub(super) const CHANGEABLE: &[&str] = &["service", "drain_timeout", "log_level"];
 
-/// The setting whose file is read again, under the name that it has now.
+/// The settings whose files are read again, under the names that these have now.
 const TOKENS: &str = "http_tokens";
+const CERTIFICATE: &str = "http_cert";
 
 /// How long after instances that could not be changed they are tried again first; twice as long each time after.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ pub(super) struct Reloaded {
     pub(super) withdrawn: Vec<String>,
     /// Settings that changed and need a restart.
     pub(super) needs_restart: Vec<String>,
-    /// What went wrong with single instances; the others are as they should be.
+    /// What went wrong with single instances, or with the certificate; all else is as it should be.
     pub(super) wrong: Vec<String>,
     /// When these are tried again; after the last time, at the next SIGHUP.
     pub(super) retry: Option<Duration>,
@@ -75,6 +76,8 @@ pub(super) struct Settings {
     /// What the configuration offers, as far as that is in effect.
     offered: BTreeMap<Key, Offer>,
     tokens: Option<Tokens>,
+    /// Whether the certificate could not be read again.
+    has_bad_certificate: bool,
     /// When what failed is tried again, and for the how many-th time.
     retry: Option<(Instant, u32)>,
 }
@@ -91,7 +94,7 @@ impl Settings {
     pub(super) fn of_process(args: &node::Args, tokens: Option<Tokens>) -> Result<Self, Failure> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let Again { values, .. } = config::read_again(&arguments)?;
-        Ok(Self { arguments, values, offered: by_id(args), tokens, retry: None })
+        Ok(Self { arguments, values, offered: by_id(args), tokens, has_bad_certificate: false, retry: None })
     }
 
     /// Reads the configuration again, and changes what can be changed. `args` are then the new ones, as far as they are
@@ -121,6 +124,7 @@ impl Settings {
             self.tokens = Some(tokens);
             reloaded.changed.push(TOKENS.to_owned());
         }
+        self.change_certificate(door, &mut reloaded);
         set_log_level(cli.log_level.as_ref());
         args.drain_timeout = new.drain_timeout;
         if let Some(door) = door {
@@ -152,6 +156,9 @@ impl Settings {
     pub(super) async fn try_again(&mut self, running: Running<'_>) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let tries = self.retry.take().map_or(0, |(_, tries)| tries);
+        if self.has_bad_certificate {
+            self.change_certificate(running.door, &mut reloaded);
+        }
         self.change_offers(running.args, running.offers, &mut reloaded).await;
         self.plan_retry(tries, &mut reloaded);
         reloaded
@@ -161,6 +168,18 @@ impl Settings {
         let is_planned = !reloaded.wrong.is_empty() && tries < RETRIES_MAX;
         reloaded.retry = is_planned.then(|| RETRY_AFTER * 2_u32.pow(tries));
         self.retry = reloaded.retry.map(|after| (Instant::now() + after, tries + 1));
+    }
+
+    /// Takes the certificate that its files hold now. Files that are being replaced may not belong together yet: that
+    /// changes nothing else, and they are tried again.
+    fn change_certificate(&mut self, door: Option<&Http>, reloaded: &mut Reloaded) {
+        let read = door.map_or(Ok(false), Http::reload_certificate);
+        self.has_bad_certificate = read.is_err();
+        match read {
+            Ok(false) => {}
+            Ok(true) => reloaded.changed.push(CERTIFICATE.to_owned()),
+            Err(error) => reloaded.wrong.push(format!("{CERTIFICATE}: {error}")),
+        }
     }
 
     /// Brings what is offered in line with the arguments. What fails counts as it was, so that the next time tries it.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::ask::Blocking;
 use super::auth::Tokens;
+use super::certificate::{Certificate, Readings};
 use super::consul::Shapes;
 #[cfg(feature = "dns")]
 use super::dns::DnsCounts;
@@ -145,6 +146,7 @@ pub(super) struct Desk {
     pub(super) addr: SocketAddr,
     pub(super) closing: watch::Receiver<bool>,
     pub(super) traffic: Arc<Traffic>,
+    certificate: Option<Arc<Certificate>>,
     pub(super) figures: Figures,
     #[cfg(feature = "dns")]
     pub(super) dns: Option<DnsCounts>,
@@ -159,7 +161,13 @@ impl fmt::Debug for Desk {
 
 impl Desk {
     /// Needs a tokio runtime; what keeps the numbers new runs on it until `closing`.
-    pub(super) fn open(offers: Offers, plan: HttpPlan, addr: SocketAddr, closing: watch::Receiver<bool>) -> Arc<Self> {
+    pub(super) fn open(
+        offers: Offers,
+        plan: HttpPlan,
+        addr: SocketAddr,
+        certificate: Option<Arc<Certificate>>,
+        closing: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         let registry = offers.registry().clone();
         let reader = registry.reader();
         let shapes =
@@ -197,6 +205,7 @@ impl Desk {
             addr,
             closing,
             traffic: Arc::default(),
+            certificate,
             figures: Figures::default(),
             #[cfg(feature = "dns")]
             dns: plan.dns,
@@ -252,7 +261,7 @@ impl Desk {
     }
 
     /// The names of all figures of the interface.
-    pub(super) const FIGURES: [&'static str; 16] = [
+    pub(super) const FIGURES: [&'static str; 19] = [
         "http_requests",
         "http_client_errors",
         "http_server_errors",
@@ -267,14 +276,20 @@ impl Desk {
         "http_connections_open",
         "http_connections_refused",
         "http_connections_broken",
+        "http_connections_slow",
         "http_accepts_failed",
         "http_handshakes_failed",
+        "http_certificates_taken",
+        "http_certificates_refused",
     ];
 
     /// Every figure of the interface, by name.
     pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let (figures, traffic) = (&self.figures, &self.traffic);
         let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let certificate = self.certificate.as_ref();
+        let readings =
+            |one: fn(&Readings) -> &AtomicU64| certificate.map_or(0, |certificate| of(one(&certificate.readings)));
         let values = [
             of(&figures.requests),
             of(&figures.client_errors),
@@ -290,8 +305,11 @@ impl Desk {
             of(&traffic.open),
             of(&traffic.refused_full),
             of(&traffic.broken),
+            of(&traffic.slow),
             of(&traffic.accept_failed),
             of(&traffic.handshakes_failed),
+            readings(|readings| &readings.taken),
+            readings(|readings| &readings.refused),
         ];
         Self::FIGURES.into_iter().zip(values)
     }

@@ -4,27 +4,27 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{sleep, timeout};
 
 use super::auth::{Tokens, TokensError};
+use super::certificate::Certificate;
 use super::desk::{Desk, Rules, Setting};
 #[cfg(feature = "dns")]
 use super::dns::DnsCounts;
-use crate::net::tls::{self, PemError};
+use super::patience::Impatient;
+use crate::net::tls::PemError;
 use crate::offers::Offers;
 
 /// Connections at once; further ones are closed at once. Each long poll is one.
@@ -38,9 +38,6 @@ pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of the head of a request: they are taken before it is known who asks.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// How long a client may read nothing while there is something for it.
-pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -162,13 +159,15 @@ pub(super) struct Traffic {
     pub(super) accept_failed: AtomicU64,
     pub(super) handshakes_failed: AtomicU64,
     pub(super) broken: AtomicU64,
+    /// Of these, the ones whose client read too slowly.
+    pub(super) slow: Arc<AtomicU64>,
 }
 
 /// An open HTTP interface. Dropped, it closes at once.
 #[derive(Debug)]
 pub struct Http {
     addr: SocketAddr,
-    is_https: bool,
+    certificate: Option<Arc<Certificate>>,
     closing: watch::Sender<bool>,
     /// Closed once all connections are.
     closed: watch::Receiver<()>,
@@ -197,10 +196,7 @@ impl Http {
     /// See [`HttpError`].
     pub fn open(offers: Offers, plan: HttpPlan) -> Result<Self, HttpError> {
         plan.check()?;
-        let acceptor = match &plan.https {
-            Some(files) => Some(TlsAcceptor::from(Arc::new(tls::https(&files.certificate, &files.key)?))),
-            None => None,
-        };
+        let certificate = plan.https.clone().map(Certificate::read).transpose()?.map(Arc::new);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -216,13 +212,17 @@ impl Http {
         let addr = listener.local_addr().map_err(failed)?;
         let closing = watch::Sender::new(false);
         let (closed_by_all, closed) = watch::channel(());
-        let is_https = acceptor.is_some();
-        let desk = Desk::open(offers, plan, addr, closing.subscribe());
+        let desk = Desk::open(offers, plan, addr, certificate.clone(), closing.subscribe());
         let (traffic, rules) = (Arc::clone(&desk.traffic), Arc::clone(&desk.rules));
-        let door = Door { router: super::router(desk), acceptor, traffic, closing: closing.subscribe() };
+        let door = Door {
+            router: super::router(desk),
+            certificate: certificate.clone(),
+            traffic,
+            closing: closing.subscribe(),
+        };
         handle.spawn(door.accept(listener, closed_by_all));
         drop(inside);
-        Ok(Self { addr, is_https, closing, closed, rules, _threads: threads })
+        Ok(Self { addr, certificate, closing, closed, rules, _threads: threads })
     }
 
     /// The address that it listens on.
@@ -232,13 +232,26 @@ impl Http {
 
     /// Its address as a URL.
     pub fn url(&self) -> String {
-        format!("{}://{}", if self.is_https { "https" } else { "http" }, self.addr)
+        format!("{}://{}", if self.certificate.is_some() { "https" } else { "http" }, self.addr)
     }
 
     /// Takes other tokens in the place of those before, for every request from now on; answers that are under way, and
     /// streams, go on.
     pub fn set_tokens(&self, tokens: Tokens) {
         self.rules.set_tokens(tokens);
+    }
+
+    /// Reads the files of the certificate again; gives whether they hold another one, which every connection from now
+    /// on is shown. Those that are open go on. Without HTTPS it reads nothing.
+    ///
+    /// # Errors
+    /// The files cannot be used, or do not belong together. The certificate from before goes on; that is logged, and
+    /// counted.
+    pub fn reload_certificate(&self) -> Result<bool, HttpError> {
+        match &self.certificate {
+            Some(certificate) => Ok(certificate.read_again()?),
+            None => Ok(false),
+        }
     }
 
     /// Changes how long a drain takes that does not say.
@@ -276,7 +289,7 @@ async fn closes(closing: &mut watch::Receiver<bool>) {
 #[derive(Clone)]
 struct Door {
     router: Router,
-    acceptor: Option<TlsAcceptor>,
+    certificate: Option<Arc<Certificate>>,
     traffic: Arc<Traffic>,
     closing: watch::Receiver<bool>,
 }
@@ -309,14 +322,15 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let (door, open) = (self.clone(), Arc::clone(open));
         tokio::spawn(async move {
-            door.talk(Impatient::new(stream)).await;
+            let slow = Arc::clone(&door.traffic.slow);
+            door.talk(Impatient::new(stream, slow)).await;
             drop((counted, open));
         });
     }
 
     async fn talk(self, stream: Impatient<TcpStream>) {
-        let Some(acceptor) = &self.acceptor else { return self.serve(stream).await };
-        match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        let Some(certificate) = &self.certificate else { return self.serve(stream).await };
+        match timeout(HANDSHAKE_MAX, certificate.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => self.serve(stream).await,
             Ok(Err(error)) => {
                 self.traffic.handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -348,66 +362,6 @@ impl Door {
     }
 }
 
-/// A stream that breaks once what is written stays where it is for [`WRITE_WAIT_MAX`]: a client that does not read
-/// would hold its connection, and what is in its buffers, for ever.
-struct Impatient<S> {
-    stream: S,
-    /// Runs while a write waits.
-    limit: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Impatient<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, limit: None }
-    }
-
-    /// What a write came to, or that it waits too long.
-    fn within(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.limit = None;
-            return written;
-        }
-        let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(WRITE_WAIT_MAX)));
-        ready!(limit.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.within(written, context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.within(written, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    // Neither waits for the client: what is written is with the system.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Counts an open connection while it lives.
 struct Counted(Arc<Traffic>);
 
@@ -432,6 +386,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::door::patience::{WRITE_BYTES_MIN, WRITE_WAIT_MAX};
 
     #[test]
     fn a_connection_over_the_limit_is_refused_and_counted() {
@@ -444,32 +399,92 @@ mod tests {
         assert!(Counted::new(&traffic).is_some(), "whoever goes makes room");
     }
 
+    const ANSWER_BYTES: usize = 1024 * 1024;
+
     /// A door with one answer, larger than any buffer on its way.
     fn door() -> (Door, watch::Sender<bool>) {
-        let router = Router::new().route("/", axum::routing::get(|| async { "x".repeat(1024 * 1024) }));
+        door_to(axum::routing::get(|| async { "x".repeat(ANSWER_BYTES) }))
+    }
+
+    fn door_to(answer: axum::routing::MethodRouter) -> (Door, watch::Sender<bool>) {
         let closing = watch::Sender::new(false);
-        let traffic = Arc::new(Traffic::default());
-        (Door { router, acceptor: None, traffic, closing: closing.subscribe() }, closing)
+        let (router, traffic) = (Router::new().route("/", answer), Arc::default());
+        (Door { router, certificate: None, traffic, closing: closing.subscribe() }, closing)
+    }
+
+    fn counted(traffic: &Traffic) -> (u64, u64) {
+        (traffic.broken.load(Ordering::Relaxed), traffic.slow.load(Ordering::Relaxed))
+    }
+
+    /// A client that has asked, of a server that answers it.
+    async fn asked(door: Door) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let slow = Arc::clone(&door.traffic.slow);
+        let serving = tokio::spawn(door.serve(Impatient::new(server, slow)));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        (client, serving)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_let_go() {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (door, _closing) = door();
         let traffic = Arc::clone(&door.traffic);
-        let (mut client, server) = tokio::io::duplex(4_096);
         let began = tokio::time::Instant::now();
-        let serving = tokio::spawn(door.serve(Impatient::new(server)));
-        client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
-        // Something now and then is enough: this one is slow, not gone.
-        for _ in 0..4 {
-            tokio::time::advance(WRITE_WAIT_MAX / 2).await;
-            client.read_exact(&mut [0; 1_024]).await.unwrap();
-        }
-        assert!(!serving.is_finished());
+        let (_client, serving) = asked(door).await;
         timeout(WRITE_WAIT_MAX * 4, serving).await.expect("it is let go").unwrap();
-        assert!(began.elapsed() < WRITE_WAIT_MAX * 4, "{:?}", began.elapsed());
-        assert_eq!(traffic.broken.load(Ordering::Relaxed), 1);
+        assert!(began.elapsed() < WRITE_WAIT_MAX * 2, "{:?}", began.elapsed());
+        assert_eq!(counted(&traffic), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_a_little_now_and_then_is_let_go_all_the_same() {
+        use tokio::io::AsyncReadExt as _;
+        let (door, _closing) = door();
+        let traffic = Arc::clone(&door.traffic);
+        let began = tokio::time::Instant::now();
+        let (mut client, serving) = asked(door).await;
+        // As often as it reads, the server writes a little; never enough to end this day.
+        while client.read_exact(&mut [0; 1_024]).await.is_ok() {
+            tokio::time::advance(WRITE_WAIT_MAX / 6).await;
+        }
+        timeout(WRITE_WAIT_MAX, serving).await.expect("it was let go").unwrap();
+        assert!(began.elapsed() < WRITE_WAIT_MAX * 2, "{:?}", began.elapsed());
+        assert_eq!(counted(&traffic), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_slow_and_keeps_on_reading_gets_its_whole_answer() {
+        use tokio::io::AsyncReadExt as _;
+        let (door, _closing) = door();
+        let traffic = Arc::clone(&door.traffic);
+        let (mut client, serving) = asked(door).await;
+        let mut part = vec![0; WRITE_BYTES_MIN as usize * 2 / 3];
+        let (mut read, began) = (0, tokio::time::Instant::now());
+        while read + part.len() < ANSWER_BYTES {
+            client.read_exact(&mut part).await.expect("it goes on");
+            read += part.len();
+            tokio::time::advance(WRITE_WAIT_MAX / 2).await;
+        }
+        client.read_exact(&mut part[..ANSWER_BYTES - read]).await.expect("it goes on to its end");
+        assert!(began.elapsed() > WRITE_WAIT_MAX * 10, "it is slow: {:?}", began.elapsed());
+        drop(client);
+        serving.await.unwrap();
+        assert_eq!(counted(&traffic).1, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_an_answer_that_is_not_there_yet_is_not_slow() {
+        use tokio::io::AsyncReadExt as _;
+        let answer = axum::routing::get(|| async {
+            let never = timeout(crate::door::ask::WAIT_MAX, std::future::pending::<()>());
+            never.await.is_err().to_string()
+        });
+        let (door, _closing) = door_to(answer);
+        let (mut client, _serving) = asked(door).await;
+        let mut line = [0; 15];
+        client.read_exact(&mut line).await.expect("an answer in the end");
+        assert_eq!(&line, b"HTTP/1.1 200 OK");
     }
 
     #[tokio::test(start_paused = true)]
@@ -478,7 +493,7 @@ mod tests {
         for (bytes, status) in [(HEAD_BYTES_MAX / 2, "200"), (HEAD_BYTES_MAX + 1, "431")] {
             let (door, _closing) = door();
             let (mut client, server) = tokio::io::duplex(256 * 1024);
-            let serving = tokio::spawn(door.serve(Impatient::new(server)));
+            let serving = tokio::spawn(door.serve(Impatient::new(server, Arc::default())));
             let head = format!("GET / HTTP/1.1\r\nhost: h\r\nx: {}", "x".repeat(bytes));
             client.write_all(head.as_bytes()).await.unwrap();
             if status == "200" {

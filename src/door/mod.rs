@@ -15,6 +15,7 @@ mod accept;
 pub mod ask;
 pub mod auth;
 pub mod body;
+mod certificate;
 mod consul;
 mod desk;
 #[cfg(feature = "dns")]
@@ -26,6 +27,7 @@ mod index;
 mod metrics;
 mod native;
 mod page;
+mod patience;
 mod prometheus;
 mod refusal;
 
@@ -39,6 +41,7 @@ pub use self::desk::Setting;
 pub use self::index::GONE_MAX;
 pub use self::metrics::{SELECTIONS_SHOWN_MAX, SERVICES_SHOWN_MAX};
 pub use self::native::STREAMS_MAX;
+pub use self::patience::{WRITE_BYTES_MIN, WRITE_WAIT_MAX};
 pub use self::refusal::BODY_BYTES_MAX;
 
 /// Everything that can be asked.

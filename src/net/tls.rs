@@ -316,22 +316,31 @@ fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'s
     if found.is_empty() { Err(bad(path, what)(&"it holds no certificate")) } else { Ok(found) }
 }
 
-/// How HTTPS is served with a certificate from files: TLS 1.3, and whoever can connect may.
+/// How HTTPS is served: TLS 1.3, and whoever can connect may.
+#[cfg(feature = "agent")]
+#[derive(Debug)]
+pub(crate) struct Https {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// The certificate that is shown, followed by those between it and its authority.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
+/// How HTTPS is served with a certificate from files.
 ///
 /// # Errors
 /// See [`PemError`], which names the file.
 #[cfg(feature = "agent")]
-pub(crate) fn https(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, PemError> {
+pub(crate) fn https(certificate: &Path, key: &Path) -> Result<Https, PemError> {
     let chain = certificates(certificate, "certificate")?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, "private key")(&error))?;
     let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(ring_provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::from)?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
+        .with_single_cert(chain.clone(), private)
         .map_err(|error| bad(key, "private key")(&error))?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(server)
+    Ok(Https { config: Arc::new(server), chain })
 }
 
 impl fmt::Debug for ClusterTls {

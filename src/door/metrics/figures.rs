@@ -355,8 +355,19 @@ pub(super) const SHOWN: &[Shown] = &[
     gauge("tidings_http_connections_open", "http_connections_open", "HTTP connections that are open."),
     counter("tidings_http_connections", "http_connections", "HTTP connections that came."),
     counter("tidings_http_connections_broken", "http_connections_broken", "HTTP connections that broke."),
+    counter(
+        "tidings_http_connections_slow",
+        "http_connections_slow",
+        "HTTP connections that broke because their client read too slowly.",
+    ),
     counter("tidings_http_accepts_failed", "http_accepts_failed", "HTTP connections that could not be taken."),
     counter("tidings_http_handshakes_failed", "http_handshakes_failed", "TLS handshakes of HTTP that failed."),
+    counters(
+        "tidings_http_certificate_readings",
+        "result",
+        &[("http_certificates_taken", "taken"), ("http_certificates_refused", "refused")],
+        "Times that a SIGHUP found another certificate for HTTPS, or files that cannot be used.",
+    ),
     // Queues and limits.
     gauges(
         "tidings_queue_length",

@@ -267,7 +267,7 @@ mod tests {
         let closing = tokio::sync::watch::Sender::new(false);
         let plan = HttpPlan::new("127.0.0.1:0".parse().expect("an address"), "events-test");
         let addr = plan.bind;
-        let desk = Desk::open(offers, plan, addr, closing.subscribe());
+        let desk = Desk::open(offers, plan, addr, None, closing.subscribe());
         let one = async || events(State(Arc::clone(&desk)), RawQuery(None)).await;
         let mut open = Vec::new();
         for _ in 0..STREAMS_MAX {
