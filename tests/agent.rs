@@ -2,55 +2,21 @@
 //! again.
 #![cfg(unix)]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+mod process;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use process::{LINES_MAX, PATIENCE, Process, free, tidings};
 use serde_json::Value;
 
-/// Far more than anything here takes; only a failure waits so long.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Lines, or messages, that are read in search of one.
-const LINES_MAX: usize = 10_000;
-
-fn tidings(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TIDINGS_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// A process whose lines are read; killed when dropped.
-struct Process {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
 impl Process {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary was built for this test");
-        let (tell, lines) = mpsc::channel();
-        let stdout = child.stdout.take().expect("it is piped");
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if tell.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
     /// A node that prints JSON lines, and its address.
     fn node(name: &str, more: &[&str]) -> (Self, String) {
         let fixed = ["node", "--name", name, "--cluster", "test", "--output", "jsonl"];
@@ -74,11 +40,6 @@ impl Process {
         lines.find(|line| line["event"] == event && is_wanted(line)).expect("such a line")
     }
 
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.expect("there is such a command").success());
-    }
-
     /// Waits for its end, which must come in time.
     fn end(mut self) -> ExitStatus {
         for _ in 0..LINES_MAX {
@@ -90,18 +51,6 @@ impl Process {
         }
         panic!("it prints without end");
     }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// An address that was free a moment ago.
-fn free() -> String {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound").to_string()
 }
 
 /// Asks an agent; gives the status and the body.
@@ -145,7 +94,7 @@ fn soon(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn run(more: &[&str]) -> Command {
+fn run(more: &[&str]) -> std::process::Command {
     let mut command = tidings(&["run", "--name", "r", "--cluster", "test", "--bind", "127.0.0.1:0"]);
     command.args(more);
     command

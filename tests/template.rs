@@ -1,47 +1,14 @@
 //! `tidings template` beside a real agent: what it writes, when it runs a command, and what it leaves alone.
 #![cfg(unix)]
 
-use std::io::BufReader;
+mod process;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
-/// Far more than anything here takes; only a failure waits so long.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Lines that are read in search of one.
-const LINES_MAX: usize = 10_000;
-
-fn tidings(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TIDINGS_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// A process whose lines are read; killed when dropped.
-struct Process {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
+use process::{LINES_MAX, PATIENCE, Process, free, tidings};
 
 impl Process {
-    /// Both of its outputs are read.
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it was built for this");
-        let (tell, lines) = mpsc::channel();
-        let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
-        let also = tell.clone();
-        std::thread::spawn(move || pass_on(BufReader::new(stdout), &tell));
-        std::thread::spawn(move || pass_on(BufReader::new(stderr), &also));
-        Self { child, lines }
-    }
-
     /// The next line that holds this.
     #[track_caller]
     fn says(&self, what: &str) -> String {
@@ -55,25 +22,10 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pass_on(lines: impl std::io::BufRead, tell: &mpsc::Sender<String>) {
-    for line in lines.lines().map_while(Result::ok) {
-        if tell.send(line).is_err() {
-            return;
-        }
-    }
-}
-
-/// A free port, which somebody else may take; then the agent says so.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+/// Both of its outputs are read.
+fn start(mut command: Command) -> Process {
+    command.stderr(Stdio::piped());
+    Process::start(command)
 }
 
 /// An agent, and where it is asked.
@@ -81,7 +33,7 @@ fn agent(http: &str) -> Process {
     let fixed = ["node", "--name", "a", "--cluster", "t", "--bind", "127.0.0.1:0", "--output", "jsonl"];
     let mut command = tidings(&fixed);
     command.args(["--http", http]);
-    let agent = Process::start(command);
+    let agent = start(command);
     agent.says("\"event\":\"ready\"");
     agent
 }
@@ -106,7 +58,7 @@ impl Folder {
     fn new(template: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("in.j2"), template).expect("it can be written");
-        Self { dir, http: format!("127.0.0.1:{}", free_port()) }
+        Self { dir, http: free() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -121,7 +73,7 @@ impl Folder {
     fn start(&self, more: &[&str]) -> Process {
         let mut command = tidings(&["template", &self.spec()]);
         command.env("TIDINGS_HTTP_ADDR", &self.http).args(more);
-        Process::start(command)
+        start(command)
     }
 
     fn run(&self, more: &[&str]) -> Output {
@@ -171,8 +123,7 @@ fn without_an_agent_the_file_stays_and_goes_on_when_it_is_back() {
     template.says("ran sh");
     drop(first);
     // The stream breaks, and whoever asks anew hears of it.
-    let status = Command::new("kill").args(["-HUP", &template.child.id().to_string()]).status();
-    assert!(status.expect("there is such a command").success());
+    template.signal("HUP");
     template.says("the files stay as they are");
     assert_eq!(folder.text("out"), "w1 ;\n");
     let _second = agent(&folder.http);
@@ -189,17 +140,13 @@ fn a_template_that_becomes_wrong_leaves_the_file_and_names_the_line() {
     let _agent = agent(&folder.http);
     let template = folder.start(&[]);
     template.says("ran sh");
-    let hang_up = || {
-        let status = Command::new("kill").args(["-HUP", &template.child.id().to_string()]).status();
-        assert!(status.expect("there is such a command").success());
-    };
     std::fs::write(folder.path("in.j2"), "one\n{{ nothing }}\n").expect("it can be written");
-    hang_up();
+    template.signal("HUP");
     let line = template.says("in.j2:2");
     assert!(line.contains("stays as it is"), "{line}");
     assert_eq!(folder.text("out"), ";\n");
     std::fs::write(folder.path("in.j2"), "mended\n").expect("it can be written");
-    hang_up();
+    template.signal("HUP");
     template.says("ran sh");
     assert_eq!(folder.text("out"), "mended\n");
 }
@@ -213,7 +160,7 @@ fn a_command_that_fails_is_run_again_without_another_change() {
     let script = format!("test -e {mark} || {{ touch {mark}; echo not yet >&2; exit 3; }}");
     let mut command = tidings(&["template", &format!("{file}:{out}:sh -c '{script}'")]);
     command.env("TIDINGS_HTTP_ADDR", &folder.http);
-    let template = Process::start(command);
+    let template = start(command);
     let why = template.says("exit status: 3");
     assert!(why.contains("not yet") && why.contains("next try in 1s"), "{why}");
     template.says("ran sh");
@@ -242,7 +189,7 @@ fn once_makes_it_once_and_dry_makes_nothing() {
 
 #[test]
 fn the_shipped_templates_can_be_made() {
-    let http = format!("127.0.0.1:{}", free_port());
+    let http = free();
     let _agent = agent(&http);
     offer(&http, "w1", ",weight=5");
     ask(&http, &["register", "name=an odd; name,addr=db.example:5432"]);
