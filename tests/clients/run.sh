@@ -1,7 +1,7 @@
 #!/bin/sh
 # Drives a cluster of three agents with unmodified Consul clients, which it installs itself: from PyPI, npm and
-# crates.io. Usage: tests/clients/run.sh [DIR], where DIR keeps what was installed; a temporary directory otherwise.
-# TIDINGS is the command under test; target/debug/tidings unless given.
+# crates.io, and Ansible and Patroni, which use them. Usage: tests/clients/run.sh [DIR], where DIR keeps what was installed;
+# a temporary directory otherwise. TIDINGS is the command under test; target/debug/tidings unless given.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -56,6 +56,50 @@ cp "$here/client.mjs" "$kept/npm/client.mjs"
 (cd "$kept/npm" && node client.mjs "$first" "$((first + 2))")
 
 CARGO_TARGET_DIR="$kept/rust" cargo run --quiet --manifest-path "$here/rust/Cargo.toml" -- "$first" "$((first + 2))"
+
+# Ansible brings its Consul modules with it; the oldest of them asks through py-consul, of which it knows no later version.
+[ -d "$kept/ansible" ] || { python3 -m venv "$kept/ansible" &&
+    "$kept/ansible/bin/pip" -q install ansible==12.3.0 py-consul==1.3.0; }
+ANSIBLE_LOCALHOST_WARNING=False ANSIBLE_NOCOLOR=1 "$kept/ansible/bin/ansible-playbook" -i localhost, \
+    -e "agent=$first" -e "reader=$((first + 2))" "$here/ansible.yml" >"$work/ansible.log" 2>&1 ||
+    { cat "$work/ansible.log"; exit 1; }
+sed -n 's/^TASK \[\(.*\)\].*/ansible: \1/p' "$work/ansible.log"
+
+# Debian's Patroni keeps what it knows of a PostgreSQL cluster under keys that a session guards, and can do nothing
+# without: it must get a refusal that says so, and not an answer that it could take for an empty cluster.
+{ command -v patronictl && /usr/bin/python3 -c 'import consul'; } >/dev/null 2>&1 ||
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
+        patroni python3-consul; } >"$work/apt.log" 2>&1 || tail -3 "$work/apt.log" >&2
+if command -v patronictl >/dev/null; then
+    cat >"$work/patroni.yml" <<YAML
+scope: tidings
+name: p1
+restapi: {listen: "127.0.0.1:$((first + 200))", connect_address: "127.0.0.1:$((first + 200))"}
+consul: {host: "127.0.0.1:$first"}
+retry_timeout: 3
+ttl: 20
+loop_wait: 1
+postgresql:
+  data_dir: $work/postgres
+  listen: "127.0.0.1:$((first + 201))"
+  connect_address: "127.0.0.1:$((first + 201))"
+  authentication: {superuser: {username: s, password: s}, replication: {username: r, password: r}}
+YAML
+    refused() {
+        if grep -q "$2" "$work/patroni.log"; then echo "patroni: $1: refused with a reason"; else
+            cat "$work/patroni.log"
+            exit 1
+        fi
+    }
+    ! patronictl -c "$work/patroni.yml" list >"$work/patroni.log" 2>&1 || { cat "$work/patroni.log"; exit 1; }
+    refused keys "501 .*keys and values"
+    # It asks for a session again and again, and begins with nothing else.
+    ! timeout 3 patroni "$work/patroni.yml" >"$work/patroni.log" 2>&1 || { cat "$work/patroni.log"; exit 1; }
+    refused "a session" "501 .*sessions are locks"
+else
+    echo "SKIPPED: patroni cannot be installed by apt (TIDINGS_REQUIRE_PEERS=1 makes this a failure)" >&2
+    [ "${TIDINGS_REQUIRE_PEERS:-}" != 1 ] || exit 1
+fi
 
 # An agent that is gone takes its services with it, for every client.
 for node in $nodes; do kill -TERM "$node"; done
