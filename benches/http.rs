@@ -2,7 +2,7 @@
 //! wait for it, and that it wakes nobody else), and requests a second for a service of ten instances.
 //!
 //! The agent is the command itself, in a process of its own; the clients are plain sockets in this one. Needs 21,000
-//! descriptors. `cargo bench --bench http`.
+//! descriptors. `cargo bench --bench http`; `tests/clients/speed.sh` has wrk in their place, and etcd beside it.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
