@@ -87,6 +87,9 @@ Exit codes: see tidings --help.";
 ///
 /// On a terminal the view is a table that is redrawn as it changes; into a pipe, or with --control, changes are
 /// printed as lines. SIGTERM and SIGINT drain and leave the cluster, and end with code 0; a second one ends at once.
+///
+/// SIGHUP reads the configuration again: service, drain_timeout, log_level, and what the files of http_tokens,
+/// http_cert and http_key hold change at once; all else needs a restart, which is said.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

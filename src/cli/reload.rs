@@ -230,3 +230,21 @@ pub(super) fn id(instance: &Instance, member: &str) -> Key {
         instance.id.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_a_node_says_what_a_sighup_changes() {
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("node").expect("there is one").render_long_help().to_string();
+        let (_, told) = help.split_once("SIGHUP reads the configuration again:").expect("it says so");
+        let (told, _) = told.split_once("needs a restart").expect("and what it cannot change");
+        for name in CHANGEABLE.iter().chain(&[TOKENS, CERTIFICATE]) {
+            assert!(told.contains(name), "{name}: {told}");
+        }
+    }
+}
