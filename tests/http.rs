@@ -164,6 +164,27 @@ fn statuses(entries: &Value) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_check_prints_is_in_the_next_answer_under_the_same_number() {
+    let a = agent("a", &[]).await;
+    let check = json!({"TTL": "10m", "Status": "passing"});
+    a.put("/v1/agent/service/register", json!({"Name": "web", "Port": 80, "Check": check})).await;
+    a.put("/v1/agent/check/register", json!({"ID": "disk", "Name": "disk", "TTL": "10m", "Status": "passing"})).await;
+    a.until("/v1/health/service/web?passing", |entries| !entries.as_array().unwrap().is_empty()).await;
+    let path = "/v1/health/service/web";
+    let index = a.get(path).await.index();
+    for told in ["well", "well", "still well"] {
+        a.put(&format!("/v1/agent/check/pass/service:web?note={}", told.replace(' ', "%20")), Value::Null).await;
+        a.put(&format!("/v1/agent/check/pass/disk?note=disk%20{}", told.len()), Value::Null).await;
+        let answer = a.get(path).await;
+        let entry = &answer.json()[0];
+        let printed = entry["Checks"].as_array().unwrap().iter().map(|check| check["Output"].clone());
+        let expected = [json!("Agent alive and reachable"), json!(format!("disk {}", told.len())), json!(told)];
+        assert_eq!(printed.collect::<Vec<_>>(), expected);
+        assert_eq!((answer.index(), a.get(path).await.text()), (index, answer.text()), "nobody is woken by it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_lives_as_consul_clients_expect_it() {
     let a = agent("a", &[]).await;
     let b = agent("b", &[&a]).await;

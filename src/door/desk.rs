@@ -172,9 +172,10 @@ impl Desk {
         let reader = registry.reader();
         let shapes =
             Shapes { reader: reader.clone(), offers: offers.clone(), datacenter: Arc::clone(&plan.datacenter) };
-        let (of, ours, changes) = (shapes.clone(), shapes.clone(), offers.changes());
+        let (of, ours, changes, prints) = (shapes.clone(), shapes.clone(), offers.changes(), offers.clone());
         let local = Local {
             version: Box::new(move || *changes.borrow()),
+            printed: Box::new(move || prints.printed()),
             concerns: Box::new(move |subject| ours.is_local(subject)),
         };
         let index = Arc::new(Index::new(reader.clone(), unix_ms(), Box::new(move |subject| of.digest(subject)), local));

@@ -57,7 +57,7 @@ impl Subject<'_> {
 /// Tells what the answers about a subject are now, as a hash.
 pub(super) type Digest = dyn Fn(Subject<'_>) -> u64 + Send + Sync;
 
-/// Tells the version of what this agent knows beside the view: its own checks.
+/// Tells the version of what this agent knows beside the view: its own checks, or what these print.
 pub(super) type LocalVersion = dyn Fn() -> u64 + Send + Sync;
 
 /// Tells whether any of that is in the answers about a subject.
@@ -66,13 +66,15 @@ pub(super) type IsLocal = dyn Fn(Subject<'_>) -> bool + Send + Sync;
 /// Where answers come from beside the view.
 pub(super) struct Local {
     pub(super) version: Box<LocalVersion>,
+    /// What checks print is in answers, and wakes nobody.
+    pub(super) printed: Box<LocalVersion>,
     pub(super) concerns: Box<IsLocal>,
 }
 
 impl Local {
     /// Nowhere.
     pub(super) fn nothing() -> Self {
-        Self { version: Box::new(|| 0), concerns: Box::new(|_| false) }
+        Self { version: Box::new(|| 0), printed: Box::new(|| 0), concerns: Box::new(|_| false) }
     }
 }
 
@@ -114,7 +116,14 @@ struct Entry {
     seen: Seen,
     news: watch::Sender<u64>,
     /// Answers that were made of what was seen, by the kind of the answer.
-    answers: BTreeMap<u8, Bytes>,
+    answers: BTreeMap<u8, Answer>,
+}
+
+/// An answer that was made.
+struct Answer {
+    body: Bytes,
+    /// The version of what our checks print that is in it, if any is.
+    printed: Option<u64>,
 }
 
 /// Of which version of its sources a hash is.
@@ -214,7 +223,9 @@ impl Index {
         let index = self.now(Subject::Service(service));
         let services = self.services();
         let entry = services.known.get(service)?;
-        (entry.index == index).then(|| entry.answers.get(&kind).map(|answer| (index, answer.clone())))?
+        let answer =
+            entry.answers.get(&kind).filter(|answer| entry.index == index && self.is_printed(answer.printed))?;
+        Some((index, answer.body.clone()))
     }
 
     /// Makes an answer and keeps it for as long as nothing changes.
@@ -222,17 +233,24 @@ impl Index {
         let subject = Subject::Service(service);
         let index = self.now(subject);
         let before = self.seen(subject);
-        let answer = make();
+        let printed = (self.local.concerns)(subject).then(|| (self.local.printed)());
+        let body = make();
         let mut services = self.services();
         // What changed while it was made is not in it, perhaps; then it is for this one request only.
         if let Some(entry) = services.known.get_mut(service)
             && entry.index == index
             && entry.seen.is_same(&before)
             && before.is_same(&self.seen(subject))
+            && self.is_printed(printed)
         {
-            entry.answers.insert(kind, answer.clone());
+            entry.answers.insert(kind, Answer { body: body.clone(), printed });
         }
-        (index, answer)
+        (index, body)
+    }
+
+    /// Whether what our checks print now is of this version, where that counts.
+    fn is_printed(&self, version: Option<u64>) -> bool {
+        version.is_none_or(|version| version == (self.local.printed)())
     }
 
     /// The entry as it is now; a new one gets the number that `index` gives for what was seen.
@@ -435,6 +453,7 @@ mod tests {
         closing: watch::Sender<bool>,
         digests: Arc<AtomicU64>,
         local: Arc<AtomicU64>,
+        printed: Arc<AtomicU64>,
     }
 
     fn member(id: u64) -> Arc<Member> {
@@ -464,6 +483,8 @@ mod tests {
             let reader = view.reader();
             let of = view.reader();
             let (digests, local) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+            let printed = Arc::new(AtomicU64::new(0));
+            let prints = Arc::clone(&printed);
             let (counted, version) = (Arc::clone(&digests), Arc::clone(&local));
             let digest = move |subject: Subject<'_>| {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -476,11 +497,12 @@ mod tests {
             };
             let local_to = Local {
                 version: Box::new(move || version.load(Ordering::Relaxed)),
+                printed: Box::new(move || prints.load(Ordering::Relaxed)),
                 // What this agent knows is in the answers about `web` only.
                 concerns: Box::new(|subject| matches!(subject, Subject::Service("web"))),
             };
             let index = Arc::new(Index::new(reader, BOOT, Box::new(digest), local_to));
-            Self { view, index, closing: watch::Sender::new(false), digests, local }
+            Self { view, index, closing: watch::Sender::new(false), digests, local, printed }
         }
 
         /// How many digests this makes.
@@ -589,6 +611,32 @@ mod tests {
         let made = |lab: &Lab| lab.digests(|index| assert!(both(index).iter().all(|number| *number > BOOT)));
         assert_eq!(made(&lab), 1, "a change of our own is in answers about web alone");
         assert_eq!(made(&lab), 0);
+    }
+
+    #[test]
+    fn an_answer_is_kept_until_it_would_be_another_even_if_that_wakes_nobody() {
+        let mut lab = Lab::new();
+        let kept = |lab: &Lab| ["web", "other"].map(|name| lab.index.answer(name, 0).is_some());
+        let make = |lab: &Lab| ["web", "other"].map(|name| lab.index.keep_answer(name, 0, || Bytes::from(name)).0);
+        for name in ["web", "other"] {
+            lab.up(&web(name, 80));
+        }
+        assert_eq!(kept(&lab), [false, false]);
+        let before = make(&lab);
+        assert_eq!(kept(&lab), [true, true]);
+        lab.printed.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(kept(&lab), [false, true], "what our checks print is in answers about web alone");
+        assert_eq!((make(&lab), kept(&lab)), (before, [true, true]), "and no number is another");
+        // Printed while the answer is made: it may be in it, or not.
+        lab.index.keep_answer("web", 1, || {
+            lab.printed.fetch_add(1, Ordering::Relaxed);
+            Bytes::new()
+        });
+        assert!(lab.index.answer("web", 1).is_none());
+        lab.local.fetch_add(1, Ordering::Relaxed);
+        make(&lab);
+        lab.up(&web("web", 81));
+        assert_eq!(kept(&lab), [false, true]);
     }
 
     #[tokio::test(start_paused = true)]

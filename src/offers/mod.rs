@@ -34,6 +34,7 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -169,6 +170,7 @@ impl Offers {
             me: Weak::clone(me),
             clock: registry.clock(),
             registry,
+            printed: Arc::clone(&state.printed),
             state: Mutex::new(state),
             guards: tokio::sync::Mutex::new(BTreeMap::new()),
             runs: Mutex::default(),
@@ -336,6 +338,11 @@ impl Offers {
         self.shared.state().checks(self.shared.clock.now())
     }
 
+    /// The checks of the member, by id: they count for every instance.
+    pub fn member_checks(&self) -> Vec<Arc<LocalCheck>> {
+        self.shared.state().member_checks(self.shared.clock.now())
+    }
+
     /// A check.
     pub fn check(&self, id: &str) -> Option<Arc<LocalCheck>> {
         self.shared.state().check(id, self.shared.clock.now())
@@ -350,6 +357,11 @@ impl Offers {
     /// check printed is another.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// A number that grows when a check prints something else than before.
+    pub(crate) fn printed(&self) -> u64 {
+        self.shared.printed.load(Ordering::Relaxed)
     }
 
     /// What was counted since the start, and what is held now.
@@ -405,6 +417,8 @@ struct Shared {
     /// What the member offers; held while that is brought in line with what is wanted, so that changes take turns.
     guards: tokio::sync::Mutex<BTreeMap<Key, Registration>>,
     changes: watch::Sender<u64>,
+    /// The number of what is printed, which is in the state too.
+    printed: Arc<AtomicU64>,
     /// Something is due sooner than was thought.
     due: Arc<Notify>,
     runs: Mutex<Runs>,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -264,6 +265,8 @@ pub(super) struct State {
     /// The soonest time that is known to be due.
     next: Option<Time>,
     serial: u64,
+    /// Grows when a check prints something else; read without a look at all the rest.
+    pub(super) printed: Arc<AtomicU64>,
     counted: OfferStats,
     /// Results by service and level.
     pub(super) results: Tally<&'static str>,
@@ -342,6 +345,11 @@ impl State {
 
     pub(super) fn checks(&self, now: Time) -> Vec<Arc<LocalCheck>> {
         self.owners.keys().filter_map(|id| self.check(id, now)).collect()
+    }
+
+    /// Those of the member alone.
+    pub(super) fn member_checks(&self, now: Time) -> Vec<Arc<LocalCheck>> {
+        self.member_checks.values().map(|checked| local_check(None, checked, now)).collect()
     }
 
     pub(super) fn check(&self, id: &str, now: Time) -> Option<Arc<LocalCheck>> {
@@ -705,12 +713,14 @@ impl State {
 
     /// Hears a result; of a run, only of one that was begun for the check as it is defined now.
     pub(super) fn hear(&mut self, id: &str, run: Option<u64>, outcome: Outcome, now: Time, unix_ms: u64) -> Heard {
+        let printed = Arc::clone(&self.printed);
         let Some(checked) = self.checked_mut(id).filter(|checked| run.is_none_or(|run| run == checked.serial)) else {
             return Heard::default();
         };
         let Outcome { level, output } = outcome;
         if *checked.output != *output {
             checked.output = Arc::from(output);
+            printed.fetch_add(1, Ordering::Relaxed);
         }
         checked.checked_ms = Some(unix_ms);
         if let Kind::Ttl { ttl } = checked.check.kind {

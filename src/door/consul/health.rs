@@ -35,7 +35,6 @@ pub(super) async fn service(
     if is_plain && let Some((index, body)) = desk.index.answer(&name, kind) {
         return Ok(numbered(index, body));
     }
-    let service = desk.reader.service(&name);
     let is_wanted = |entry: &Entry<'_>| {
         (!is_passing || entry.checks.iter().all(|check| check.status == "passing"))
             && ask.meets_node_meta(&entry.node)
@@ -47,10 +46,7 @@ pub(super) async fn service(
         let entries = desk.shapes.entries_of(service.as_deref());
         ask.json(&entries.into_iter().filter(is_wanted).collect::<Vec<_>>())
     };
-    // What our own checks print may change without anything else.
-    let own = desk.shapes.own();
-    let is_ours = service.is_some_and(|service| service.all().iter().any(|offered| offered.member.peer.id == own));
-    let (index, body) = if is_plain && !is_ours { desk.index.keep_answer(&name, kind, body) } else { (index, body()) };
+    let (index, body) = if is_plain { desk.index.keep_answer(&name, kind, body) } else { (index, body()) };
     Ok(numbered(index, body))
 }
 

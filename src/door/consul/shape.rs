@@ -283,9 +283,9 @@ impl Shapes {
             let check = Checked::of_node(node, MEMBER_MAINTENANCE, "Node Maintenance Mode", "critical");
             checks.push(Checked { notes: Cow::Owned(maintenance.reason.to_string()), ..check });
         }
-        for local in self.offers.checks().iter().filter(|check| check.instance.is_none()) {
+        for local in self.offers.member_checks() {
             let check = Checked::of_node(node, "", "", local.level.as_str());
-            checks.push(check.with_local(local));
+            checks.push(check.with_local(&local));
         }
         checks
     }
