@@ -27,6 +27,7 @@ trap cleanup EXIT INT TERM
     --service name=web,addr=127.0.0.1:8080 --output jsonl >"$work/node.jsonl" 2>"$work/node.log" </dev/null &
 node=$!
 [ -d "$kept/schemathesis" ] || { python3 -m venv "$kept/schemathesis" && "$kept/schemathesis/bin/pip" -q install schemathesis==4.32.5; }
+kill -0 "$node" 2>/dev/null || { echo "the agent has ended:" >&2; cat "$work/node.log" >&2; exit 1; }
 # It leaves notes where it runs, and looks there for its settings. A head over the limit is a refusal like any other.
 cd "$work"
 cat >schemathesis.toml <<'TOML'
