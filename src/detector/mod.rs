@@ -71,12 +71,8 @@ const ABSENT_PROBED: usize = 4;
 /// How far along the ring a round looks for a member that can be reached.
 const WALK_MAX: usize = 512;
 
-/// The share of our probes that is answered below which we look no further than need be.
+/// The share of our probes that is answered below which we look no further than need be, and say nothing for ourselves.
 const LOST_RATIO: f64 = 1.0 / 3.0;
-
-/// The least share of our probes that is answered where we can be said to be heard at all: a member that only a few as
-/// deaf as itself answer stays below, one that loses two of three packets each way above.
-const HEARD_RATIO: f64 = 0.1;
 
 /// After news of somebody unreachable everybody probes at once, but no more often than this.
 const HURRY_EVERY: Duration = Duration::from_millis(500);
@@ -239,10 +235,9 @@ impl Detector {
         !self.acts.is_empty()
     }
 
-    /// Whether probes of ours were answered in the last few rounds, and more than a few of them.
+    /// Whether probes of ours were answered in the last few rounds, and not only by a few as deaf as we are.
     pub(crate) fn is_answered(&self, now: Time) -> bool {
-        self.answers.ratio() >= HEARD_RATIO
-            && self.answered.is_some_and(|at| now.since(at) <= self.watch.observe_every * 3)
+        !self.is_lost() && self.answered.is_some_and(|at| now.since(at) <= self.watch.observe_every * 3)
     }
 
     /// Whether nobody answers us.
