@@ -406,9 +406,7 @@ impl Node {
             self.counters.verdicts_disputed += 1;
             self.story.tell(now, peer.id, Seen::Disputed { finding, by, witnesses });
             // If it lives, it is to refute that itself; if not, we find out as well.
-            let accusation = Accusation::new(&peer, turn, finding);
-            let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
-            self.send(&peer, out, |filling| filling.probe(&ping));
+            self.pass_on(Accusation::new(&peer, turn, finding), &peer, out);
             self.detector.doubt(now, peer.id, &self.roster);
             self.heed_detector(now, out);
             return false;
@@ -416,12 +414,16 @@ impl Node {
         self.story.tell(now, peer.id, Seen::Heard { finding, turn, by, witnesses });
         if finding.accuses() && is_heard(FRESH) {
             // It should hear at once what it is accused of.
-            let accusation = Accusation::new(&peer, turn, finding);
-            let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
-            self.send(&peer, out, |filling| filling.probe(&ping));
+            self.pass_on(Accusation::new(&peer, turn, finding), &peer, out);
         }
         self.apply_verdict(now, verdict, out);
         true
+    }
+
+    /// Tells the accused what it is accused of by somebody else.
+    fn pass_on(&mut self, accusation: Accusation, accused: &Peer, out: &mut Outbox) {
+        let ping = Probe::Ping { number: 0, accusation: Some(accusation) };
+        self.send(accused, out, |filling| filling.probe(&ping));
     }
 
     fn apply_verdict(&mut self, now: Time, verdict: &Verdict, out: &mut Outbox) {
