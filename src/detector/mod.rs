@@ -1,14 +1,17 @@
 //! Who can be reached: each member observes its successor on the ring, asks others before it accuses anybody, and
 //! doubts itself first. Says what it found; knows nothing of how that is told to everybody, and of records.
 //!
-//! - A **round** comes every `observe_every`: the next reachable member on the ring is probed, and whoever before it is
-//!   not reachable, in turn. So everybody is probed by one other at a steady pace (as in Rapid: Suresh and others,
-//!   USENIX ATC 2018, whose observers also stand on a ring), and the wait for the first probe of a dead member is at
-//!   most one period, where random probing has a long tail (SWIM, section 4.3).
+//! - A **round** comes every `observe_every`: the next reachable member on the ring is probed, and in turn whoever
+//!   before it is not reachable, and whom we convicted. So everybody is probed by one other at a steady pace (as in
+//!   Rapid: Suresh and others, USENIX ATC 2018, whose observers also stand on a ring), and the wait for the first probe
+//!   of a dead member is at most one period, where random probing has a long tail (SWIM, section 4.3).
 //! - An **attempt** is a probe and its quick retries, each after the timeout that the link's round-trip times suggest.
+//!   Where nearly all probes are answered, the first that is not has us look further along the ring already: four
+//!   members, and four times as many for each that is silent in a row. A run of dead neighbours is not taken one at a
+//!   time.
 //! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`,
 //!   and `help` on their side). The room `case` says when that is enough. Meanwhile the members behind the accused are
-//!   probed too, more with each step: a run of dead neighbours is not taken one period at a time.
+//!   probed too, on lossy links as well.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
@@ -70,6 +73,15 @@ const ABSENT_PROBED: usize = 4;
 
 /// How far along the ring a round looks for a member that can be reached.
 const WALK_MAX: usize = 512;
+
+/// The share of our probes that is answered from which on one that is not has us look further along the ring. Where
+/// more is lost, the run of whoever lost a probe would go on and on.
+const CLEAN_RATIO: f64 = 0.9;
+
+/// By which power of two more are looked at for each that is doubted, and the most of them; fewer while we are lost.
+const LOOK_STEP: u32 = 2;
+const LOOK_MAX: u32 = 8;
+const LOOK_WHILE_LOST_MAX: u32 = 3;
 
 /// The share of our probes that is answered below which we look no further than need be, and say nothing for ourselves.
 const LOST_RATIO: f64 = 1.0 / 3.0;
@@ -353,26 +365,7 @@ impl Detector {
     /// Probes whoever is ours to observe, and some of those that cannot be reached.
     fn round(&mut self, now: Time, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         self.round_at = now + self.watch.observe_every;
-        // Behind whoever is being doubted, more are looked at: a run of dead members is not taken one by one.
-        let mut doubted = 0_usize;
-        let mut wanted = 1;
-        let mut absent = Vec::new();
-        for (id, state) in roster.successors().take(WALK_MAX) {
-            if state == MemberState::Unreachable {
-                absent.push(id);
-                continue;
-            }
-            self.attempt(now, id, roster);
-            if self.cases.contains_key(&id) {
-                doubted += 1;
-                wanted = wanted.max(1 << doubted.min(if self.is_lost() { 3 } else { 8 }));
-                continue;
-            }
-            wanted -= 1;
-            if wanted == 0 {
-                break;
-            }
-        }
+        let mut absent = self.look(now, roster);
         if !absent.is_empty() {
             self.absent_from %= absent.len();
             absent.rotate_left(self.absent_from);
@@ -392,6 +385,55 @@ impl Detector {
             .flatten();
         for id in absent.into_iter().chain(suspects).chain(convicts).chain(elsewhere) {
             self.attempt(now, id, roster);
+        }
+    }
+
+    /// Probes whoever is ours to observe, and more behind whoever is being doubted. Gives whom it passed that cannot be
+    /// reached.
+    fn look(&mut self, now: Time, roster: &Roster) -> Vec<NodeId> {
+        let most = if self.is_lost() { LOOK_WHILE_LOST_MAX } else { LOOK_MAX };
+        let mut doubted = 0;
+        let mut wanted = 1_u32;
+        let mut is_run = self.answers.ratio() >= CLEAN_RATIO;
+        let mut absent = Vec::new();
+        for (id, state) in roster.successors().take(WALK_MAX) {
+            if state == MemberState::Unreachable {
+                absent.push(id);
+                continue;
+            }
+            self.attempt(now, id, roster);
+            let is_doubted = self.cases.contains_key(&id) || (is_run && self.is_overdue(id));
+            is_run &= is_doubted;
+            if is_doubted {
+                doubted += LOOK_STEP;
+                wanted = wanted.max(1 << doubted.min(most));
+                continue;
+            }
+            wanted -= 1;
+            if wanted == 0 {
+                break;
+            }
+        }
+        absent
+    }
+
+    /// Whether a member that we reached up to now has left a probe unanswered.
+    fn is_overdue(&self, id: NodeId) -> bool {
+        let is_retried = self.attempts.get(&id).is_some_and(|attempt| attempt.salvo.pings.len() > 1);
+        is_retried && !self.suspects.contains(&id)
+    }
+
+    /// Looks further along the ring, at once.
+    fn look_further(&mut self, now: Time, roster: &Roster) {
+        self.look(now, roster);
+        self.begin_attempts(now);
+    }
+
+    /// Sends the probes that are due.
+    fn begin_attempts(&mut self, now: Time) {
+        let fresh: Vec<_> = self.attempts.keys().copied().collect();
+        for id in fresh {
+            self.step_attempts_of(now, id);
         }
     }
 
@@ -461,14 +503,19 @@ impl Detector {
     fn step_attempts(&mut self, now: Time, roster: &Roster, rng: &mut Xoshiro256PlusPlus) {
         let due: Vec<_> =
             self.attempts.iter().filter(|(_, attempt)| attempt.salvo.next <= now).map(|(id, _)| *id).collect();
+        let mut is_retry = false;
         for id in due {
             let attempt = &self.attempts[&id];
             if attempt.salvo.pings.len() < usize::from(attempt.tries) {
+                is_retry |= attempt.salvo.pings.len() == 1;
                 self.step_attempts_of(now, id);
                 continue;
             }
             let attempt = self.attempts.remove(&id).expect("just looked at");
             self.fail(now, attempt, roster, rng);
+        }
+        if is_retry && self.answers.ratio() >= CLEAN_RATIO {
+            self.look_further(now, roster);
         }
     }
 
@@ -499,10 +546,7 @@ impl Detector {
         // Whoever stands behind it may be gone with it.
         self.round_at = now;
         self.round(now, roster, rng);
-        let fresh: Vec<_> = self.attempts.keys().copied().collect();
-        for id in fresh {
-            self.step_attempts_of(now, id);
-        }
+        self.begin_attempts(now);
     }
 
     /// A member was heard: we are not cut off.
