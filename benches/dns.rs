@@ -2,14 +2,12 @@
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidings::door::dns::{DnsCounts, DnsPlan, Handler, Source};
-use tidings::effect::Event;
-use tidings::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
-use tidings::record::Instance;
-use tidings::view::View;
+use tidings::peer::NodeId;
+
+mod filled;
 
 const SERVICES: usize = 1_000;
 const INSTANCES: u8 = 10;
@@ -21,28 +19,7 @@ const NOERROR: u8 = 0;
 const NXDOMAIN: u8 = 3;
 
 fn handler() -> Handler {
-    let mut view = View::new();
-    for owner in 1..=INSTANCES {
-        let addr = SocketAddr::from(([10, 0, 0, owner], 7_900));
-        let id = NodeId(u64::from(owner));
-        let member = Member {
-            peer: Peer { id, addr, generation: Generation::first(1), nonce: 1 },
-            name: format!("member-{owner}").into(),
-            zone: "".into(),
-            state: MemberState::Reachable,
-            evidence: Evidence::default(),
-            software: "".into(),
-            wire: (1, 1),
-        };
-        view.apply(&Event::MemberUp(Arc::new(member)));
-        for service in 0..SERVICES {
-            let instance = Instance::new(format!("service-{service}"), SocketAddr::from((addr.ip(), 80)));
-            let instance = instance.expect("a valid instance").with_id(&format!("{service}@{owner}"));
-            view.apply(&Event::ServiceUp { owner: id, instance: Arc::new(instance) });
-        }
-    }
-    view.publish();
-    view.ready();
+    let view = filled::view_of(SERVICES, INSTANCES.into());
     let plan = DnsPlan::new(SocketAddr::from(([127, 0, 0, 1], 8_600)));
     Handler::new(plan, view.reader(), NodeId(1), 1, DnsCounts::default())
 }
@@ -71,7 +48,7 @@ fn answers(criterion: &mut Criterion) {
         ("NXDOMAIN", ".other.service.tidings", A, NXDOMAIN, 0),
     ] {
         let name = |service: usize| match ends {
-            "" => format!("member-{}.node.tidings", service % usize::from(INSTANCES) + 1),
+            "" => format!("member-{}.node.tidings", service % usize::from(INSTANCES)),
             ends => format!("service-{service}{ends}"),
         };
         let questions: Vec<Vec<u8>> = (0..SERVICES).map(|service| question(&name(service), kind)).collect();

@@ -1,16 +1,18 @@
 //! One lookup among 1,000 services of 10 instances: alone, and beside a writer that changes 1,000 records a second.
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidings::effect::Event;
-use tidings::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
-use tidings::record::Instance;
+use tidings::peer::NodeId;
 use tidings::view::{Reader, View};
+
+use filled::{instance, view_of};
+
+mod filled;
 
 const SERVICES: usize = 1_000;
 const INSTANCES: u64 = 10;
@@ -19,41 +21,8 @@ const INSTANCES: u64 = 10;
 const TICK: Duration = Duration::from_millis(10);
 const CHANGES_PER_TICK: usize = 10;
 
-fn main_view() -> View {
-    let mut view = View::new();
-    for owner in 0..INSTANCES {
-        view.apply(&Event::MemberUp(Arc::new(member(owner))));
-        for service in 0..SERVICES {
-            let instance = instance(service, owner, 1);
-            view.apply(&Event::ServiceUp { owner: NodeId(owner), instance });
-        }
-    }
-    view.publish();
-    view.ready();
-    view
-}
-
-fn member(id: u64) -> Member {
-    let addr = SocketAddr::from(([127, 0, 0, 1], 4_000 + id as u16));
-    Member {
-        peer: Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id },
-        name: format!("member-{id}").into(),
-        zone: "".into(),
-        state: MemberState::Reachable,
-        evidence: Evidence::default(),
-        software: "".into(),
-        wire: (1, 1),
-    }
-}
-
 fn name(service: usize) -> String {
     format!("service-{service}")
-}
-
-fn instance(service: usize, owner: u64, weight: u32) -> Arc<Instance> {
-    let addr = SocketAddr::from(([127, 0, 0, 1], 80));
-    let instance = Instance::new(name(service), addr).expect("a valid instance");
-    Arc::new(instance.with_id(&format!("{service}@{owner}")).with_weight(weight))
 }
 
 /// Changes one record after another, each published alone, until the channel closes; gives how many it changed.
@@ -88,7 +57,7 @@ fn measure(criterion: &mut Criterion, with: &str, reader: &Reader) {
 }
 
 fn lookup(criterion: &mut Criterion) {
-    let view = main_view();
+    let view = view_of(SERVICES, INSTANCES);
     let reader = view.reader();
     measure(criterion, "idle", &reader);
     let (stop, until) = channel();
@@ -100,7 +69,7 @@ fn lookup(criterion: &mut Criterion) {
 }
 
 fn publish(criterion: &mut Criterion) {
-    let mut view = main_view();
+    let mut view = view_of(SERVICES, INSTANCES);
     let mut weights = (0..100_u32).cycle();
     criterion.bench_function("publish_one_change", |b| {
         b.iter(|| {

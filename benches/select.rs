@@ -2,54 +2,24 @@
 //! instances; and two readers beside a writer that changes 1,000 records a second.
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tidings::effect::Event;
-use tidings::peer::{Evidence, Generation, Member, MemberState, NodeId, Peer};
-use tidings::record::Instance;
+use tidings::peer::NodeId;
 use tidings::select::balance::Named;
 use tidings::select::{Call, Outcome, Picker};
 use tidings::view::View;
 
+use filled::{instance, view_of};
+
+mod filled;
+
 const SERVICES: usize = 1_000;
 const INSTANCES: u64 = 10;
 const CHANGES_PER_SECOND: u32 = 1_000;
-
-fn member(id: u64) -> Arc<Member> {
-    let addr = SocketAddr::from(([127, 0, 0, 1], 4_000 + id as u16));
-    Arc::new(Member {
-        peer: Peer { id: NodeId(id), addr, generation: Generation::first(1), nonce: id },
-        name: format!("member-{id}").into(),
-        zone: "".into(),
-        state: MemberState::Reachable,
-        evidence: Evidence::default(),
-        software: "".into(),
-        wire: (1, 1),
-    })
-}
-
-fn instance(service: usize, owner: u64, weight: u32) -> Arc<Instance> {
-    let addr = SocketAddr::from(([127, 0, 0, 1], 80));
-    let instance = Instance::new(format!("service-{service}"), addr).expect("a valid instance");
-    Arc::new(instance.with_id(&format!("{service}@{owner}")).with_weight(weight))
-}
-
-fn view_of(services: usize, instances: u64) -> View {
-    let mut view = View::new();
-    for owner in 0..instances {
-        view.apply(&Event::MemberUp(member(owner)));
-        for service in 0..services {
-            view.apply(&Event::ServiceUp { owner: NodeId(owner), instance: instance(service, owner, 1) });
-        }
-    }
-    view.publish();
-    view.ready();
-    view
-}
 
 fn pickers(view: &View) -> Vec<Picker> {
     (0..SERVICES).map(|service| Picker::new(view.reader(), &format!("service-{service}"))).collect()

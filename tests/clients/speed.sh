@@ -43,26 +43,8 @@ beside() {
     disown
 }
 
-skip() {
-    if [ "${TIDINGS_REQUIRE_PEERS:-}" = 1 ]; then
-        echo "FAILED: $1" >&2
-        exit 1
-    fi
-    echo "SKIPPED: $1 (TIDINGS_REQUIRE_PEERS=1 makes this a failure)" >&2
-    exit 0
-}
-
-missing=()
-for pair in wrk:wrk h2load:nghttp2-client etcd:etcd-server; do
-    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "installing ${missing[*]}"
-    # They shall not be started by their packages.
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}"; } \
-        >"$work/apt.log" 2>&1 || { tail -3 "$work/apt.log" >&2; skip "cannot install ${missing[*]}"; }
-fi
+. "$here/../need.sh"
+need wrk wrk h2load nghttp2-client etcd etcd-server
 
 beside "$work/agent.log" "$tidings" node --name a --cluster speed --bind "127.0.0.1:$((first + 1))" \
     --http "127.0.0.1:$agent" --output jsonl

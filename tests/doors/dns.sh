@@ -40,7 +40,7 @@ beside() {
     disown
 }
 
-. "$here/need.sh"
+. "$here/../need.sh"
 
 ok() { echo "  ok: $1"; }
 wrong() {

@@ -15,7 +15,7 @@ kept=${1:-$work}
 mkdir -p "$kept"
 kept=$(cd "$kept" && pwd)
 
-. "$here/need.sh"
+. "$here/../need.sh"
 
 need node nodejs npm npm chromium chromium
 [ -d "$kept/node_modules/playwright-core" ] && [ -d "$kept/node_modules/axe-core" ] ||

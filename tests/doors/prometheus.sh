@@ -24,7 +24,7 @@ if [ -z "${INSIDE:-}" ]; then
     kept=${1:-$work/installed}
     mkdir -p "$kept"
     kept=$(cd "$kept" && pwd)
-    . "$here/need.sh"
+    . "$here/../need.sh"
 
     # Unpacked beside the system, which gets no service of it.
     if ! command -v prometheus >/dev/null && [ ! -x "$kept/usr/bin/prometheus" ]; then

@@ -14,7 +14,7 @@ work=$(mktemp -d)
 # nginx gives its workers away to another user, who has to get in here.
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT INT TERM
-. "$here/need.sh"
+. "$here/../need.sh"
 export PYTHONDONTWRITEBYTECODE=1
 
 need python3 python3

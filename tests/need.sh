@@ -1,4 +1,4 @@
-# Programs that a test needs, for the other scripts of this folder: `. "$here/need.sh"`. Wants a directory in $work.
+# Programs that a test needs, for the scripts of doors and clients: `. "$here/../need.sh"`. Wants a directory in $work.
 
 # lack WHAT: the test cannot be made.
 lack() {
