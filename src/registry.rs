@@ -1,5 +1,6 @@
 //! The handle that a program holds: start a member, offer instances, look services up, watch, leave.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::detector::Rtt;
 use crate::effect::{Event, InputError, Warning};
 use crate::knobs::{self, KnobError};
 use crate::net::driver::{self, Command, DriveError, Link, Plan, Refusal};
@@ -596,6 +598,17 @@ impl Registry {
         let (done, explanation) = oneshot::channel();
         self.send(Command::Explain(id, done))?;
         self.answer(explanation).await
+    }
+
+    /// The round-trip times to the members that this one has probed, as it takes them for its timeouts. A member probes
+    /// its successor on the ring, those it is asked to probe, and at random: in a large cluster not all are known.
+    ///
+    /// # Errors
+    /// The member stopped.
+    pub async fn rtts(&self) -> Result<BTreeMap<NodeId, Rtt>, StopReason> {
+        let (done, rtts) = oneshot::channel();
+        self.send(Command::Rtts(done))?;
+        self.answer(rtts).await
     }
 
     #[cfg(feature = "dns")]

@@ -278,8 +278,8 @@ impl Detector {
     }
 
     /// The round-trip times to all members that were probed.
-    pub(crate) fn rtts(&self) -> impl Iterator<Item = Rtt> {
-        self.links.values().copied()
+    pub(crate) fn rtts(&self) -> impl Iterator<Item = (NodeId, Rtt)> {
+        self.links.iter().map(|(id, rtt)| (*id, *rtt))
     }
 
     /// The round-trip time over all links; `None` before the first answer.

@@ -19,6 +19,7 @@ use super::seal::{OpenError, Opened, Seal};
 use super::socket::Socket;
 use super::stats::{DriverStats, Explanation, Health, Stats, Told, WorkStats};
 use super::tls::ClusterTls;
+use crate::detector::Rtt;
 use crate::effect::{Event, Heard, Input, InputError, KeyProblem, Outbox, Reply, Request, StreamFailure, Warning};
 use crate::node::{Agreement, Node};
 use crate::pace::Warned;
@@ -526,6 +527,10 @@ impl Carrier {
         let told = members.iter().filter(|member| told.contains(&member.peer.id));
         let names = told.map(|member| (member.peer.id, Arc::clone(&member.name))).collect();
         Some(Explanation { member, standing, rtt, story, names })
+    }
+
+    pub(crate) fn rtts(&self) -> BTreeMap<NodeId, Rtt> {
+        self.node.rtts().collect()
     }
 
     pub(crate) fn stats(&self) -> Stats {

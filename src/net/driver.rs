@@ -34,6 +34,7 @@ use super::stats::{Explanation, Stats};
 use super::tally::Tallies;
 use super::target::Target;
 use super::tls::EXPIRES_SOON;
+use crate::detector::Rtt;
 use crate::effect::{Heard, Input, InputError, Warning};
 use crate::node::{Agreement, Config, Node, Tuning};
 use crate::peer::{Epoch, NodeId, Peer};
@@ -147,6 +148,8 @@ pub(crate) enum Command {
     Stats(oneshot::Sender<Stats>),
     /// Tell how it came that a member is believed to be in its state.
     Explain(NodeId, oneshot::Sender<Option<Explanation>>),
+    /// Tell the round-trip times to the members that were probed.
+    Rtts(oneshot::Sender<BTreeMap<NodeId, Rtt>>),
     /// Forget a member that cannot be reached.
     Forget(NodeId, oneshot::Sender<Result<(), InputError>>),
     /// Tell when a time has passed: the program's own runtime may have no timers.
@@ -661,6 +664,9 @@ impl Driver {
             }
             Command::Explain(id, done) => {
                 let _ = done.send(self.carrier.explain(self.link.clock.now(), id));
+            }
+            Command::Rtts(done) => {
+                let _ = done.send(self.carrier.rtts());
             }
             Command::Forget(id, done) => self.carrier.forget(id, done),
             Command::After(span, done) => {

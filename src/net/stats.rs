@@ -87,7 +87,7 @@ pub struct Health {
 
 impl Health {
     pub(crate) fn of(node: &Node) -> Self {
-        let mut rtts: Vec<u64> = node.rtts().map(|rtt| rtt.smoothed.as_micros() as u64).collect();
+        let mut rtts: Vec<u64> = node.rtts().map(|(_, rtt)| rtt.smoothed.as_micros() as u64).collect();
         rtts.sort_unstable();
         let at = |share: f64| {
             let index = (rtts.len() as f64 * share).ceil() as usize;

@@ -111,7 +111,7 @@ impl Node {
     }
 
     /// The round-trip times to the members that were probed.
-    pub fn rtts(&self) -> impl Iterator<Item = Rtt> {
+    pub fn rtts(&self) -> impl Iterator<Item = (NodeId, Rtt)> {
         self.detector.rtts()
     }
 

@@ -361,14 +361,8 @@ async fn measure(zone: Arc<Zone>, registry: WeakRegistry, mut closing: watch::Re
             () = sleep(every) => {}
         }
         let Some(registry) = registry.upgrade() else { return };
-        let mut measured = BTreeMap::new();
-        for member in zone.reader.members().iter().filter(|member| member.state.is_present()) {
-            // One after another: what else the member has to do comes in between.
-            let Ok(explanation) = registry.explain(member.peer.id).await else { return };
-            if let Some(rtt) = explanation.and_then(|explanation| explanation.rtt) {
-                measured.insert(member.peer.id, rtt.smoothed);
-            }
-        }
+        let Ok(rtts) = registry.rtts().await else { return };
+        let measured: BTreeMap<_, _> = rtts.into_iter().map(|(id, rtt)| (id, rtt.smoothed)).collect();
         if !measured.is_empty() {
             every = MEASURE_EVERY;
         }

@@ -194,9 +194,10 @@ pub(super) async fn rtt(State(desk): State<Arc<Desk>>) -> Result<Response, Refus
     }
     let members = desk.reader.members();
     let own = desk.registry.id();
+    let rtts = desk.registry.rtts().await?;
     let mut all = Vec::new();
     for member in members.iter().filter(|member| member.peer.id != own) {
-        let rtt = desk.registry.explain(member.peer.id).await?.and_then(|explanation| explanation.rtt);
+        let rtt = rtts.get(&member.peer.id);
         let micros = |span: Duration| span.as_micros() as u64;
         all.push(One {
             member: &member.name,
