@@ -317,12 +317,12 @@ fn whom_only_one_of_many_answers_is_not_heard_until_others_do_again() {
     bench.run(after(2_000), |_| true, |_, _| None);
     assert!(bench.detector.is_answered(bench.now));
     let deaf_too = bench.roster.successors().nth(3).expect("there are others").0;
-    bench.run(after(30_000), |id| id == deaf_too, |_, _| None);
+    bench.run(after(20_000), |id| id == deaf_too, |_, _| None);
     bench.detector.attempt(bench.now, deaf_too, &bench.roster);
-    bench.run(after(30_500), |id| id == deaf_too, |_, _| None);
-    assert!(bench.detector.answered.is_some_and(|at| at >= after(29_000)), "it was answered by one");
+    bench.run(after(20_500), |id| id == deaf_too, |_, _| None);
+    assert!(bench.detector.answered.is_some_and(|at| at >= after(19_000)), "it was answered by one");
     assert!(!bench.detector.is_answered(bench.now));
-    bench.run(after(33_000), |_| true, |_, _| None);
+    bench.run(after(23_000), |_| true, |_, _| None);
     assert!(bench.detector.is_answered(bench.now));
 }
 
