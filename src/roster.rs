@@ -441,8 +441,12 @@ impl Roster {
         if lost == 0 {
             return None;
         }
-        let unreachable = |id: &NodeId| self.entries[*id].state == MemberState::Unreachable;
-        self.present.iter().map(|(_, id)| *id).filter(unreachable).nth(index % lost)
+        // Up to a place on the ring, as many are unreachable as are present and not on the ring of those reached.
+        let is_before = |place: &(u64, NodeId)| {
+            let [present, reachable] = [&self.present, &self.ring].map(|on| on.partition_point(|other| other <= place));
+            present - reachable <= index % lost
+        };
+        self.present.get(self.present.partition_point(is_before)).map(|&(_, id)| id)
     }
 
     /// The member that is not unreachable at an index below [`reachable_len`](Self::reachable_len), for drawing one at
@@ -525,6 +529,21 @@ mod tests {
             prop_assert_eq!(reached.len() as u64, count - 1);
             prop_assert!(reached.values().all(|times| *times == 1));
             prop_assert!(!reached.contains_key(&root));
+        }
+
+        #[test]
+        fn each_unreachable_member_is_drawn_at_one_index(lost in proptest::collection::vec(any::<bool>(), 1..60)) {
+            let mut roster = Roster::new(NodeId(0));
+            for (id, is_lost) in (1..).zip(&lost) {
+                let state = if *is_lost { MemberState::Unreachable } else { MemberState::Reachable };
+                roster.put(peer(id), state, Time::ZERO);
+            }
+            let by_ring = roster.successors().filter(|(_, state)| *state == MemberState::Unreachable);
+            let unreachable: BTreeSet<_> = by_ring.map(|(id, _)| id).collect();
+            let drawn: Vec<_> = (0..unreachable.len()).filter_map(|index| roster.nth_unreachable(index)).collect();
+            prop_assert_eq!(drawn.len(), unreachable.len());
+            prop_assert_eq!(roster.nth_unreachable(drawn.len()), drawn.first().copied());
+            prop_assert_eq!(BTreeSet::from_iter(drawn), unreachable);
         }
     }
 
