@@ -11,7 +11,8 @@
 //!   at a time. (Two at first found the last of them a tenth of a second later. Four times as many for each found them
 //!   no sooner, and a split of 128 cost a third more packets in its worst second.)
 //! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`,
-//!   and `help` on their side). The room `case` says when that is enough. Meanwhile we look further, on lossy links too.
+//!   and `help` on their side). The room `case` says when that is enough. Meanwhile we look further, on lossy links
+//!   too.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;
@@ -77,8 +78,8 @@ const WALK_MAX: usize = 512;
 /// The share of our probes that is answered from which on one that is not has us look further along the ring.
 const CLEAN_RATIO: f64 = 0.9;
 
-/// How many more are looked at behind the first that is silent; how often that doubles along a run of them, and how often
-/// while we are lost.
+/// How many more are looked at behind the first that is silent; how often that doubles along a run of them, and how
+/// often while we are lost.
 const LOOK: u32 = 4;
 const LOOK_DOUBLED_MAX: u32 = 6;
 const LOOK_DOUBLED_WHILE_LOST_MAX: u32 = 1;
@@ -428,12 +429,6 @@ impl Detector {
         is_retried && !self.suspects.contains(&id)
     }
 
-    /// Looks further along the ring, at once.
-    fn look_further(&mut self, now: Time, roster: &Roster) {
-        self.look(now, roster);
-        self.begin_attempts(now);
-    }
-
     /// Sends the probes that are due.
     fn begin_attempts(&mut self, now: Time) {
         let fresh: Vec<_> = self.attempts.keys().copied().collect();
@@ -520,7 +515,8 @@ impl Detector {
             self.fail(now, attempt, roster, rng);
         }
         if is_retry && self.answers.ratio() >= CLEAN_RATIO {
-            self.look_further(now, roster);
+            self.look(now, roster);
+            self.begin_attempts(now);
         }
     }
 
