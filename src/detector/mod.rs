@@ -336,7 +336,8 @@ impl Detector {
         self.suspects.retain(is_present);
         self.trials.retain(|id, _| is_present(id));
         self.backed_off.retain(|id, _| is_present(id));
-        self.helps.retain(|_, help| now.since(help.asked) <= HELP_KEPT);
+        // Over slow links a witness takes longer than it remembers.
+        self.helps.retain(|_, help| !help.is_reported || now.since(help.asked) <= HELP_KEPT);
     }
 
     /// We stood still: what was not answered meanwhile says nothing.

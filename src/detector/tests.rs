@@ -217,6 +217,26 @@ fn who_is_accused_by_many_at_once_witnesses_so_many_and_counts_the_rest() {
     assert!(bench.detector.lens().0 <= AWAITED_MAX);
 }
 
+/// Seed 1617 of the fuzzer: whoever had known slow links was never told what its witnesses saw.
+#[test]
+fn a_witness_reports_however_long_the_accuser_would_wait_for_an_answer() {
+    let mut bench = Bench::new(20);
+    let wait = TIMEOUT_MAX;
+    let wait_ms = wait.as_millis() as u16;
+    bench.receive(1, Probe::Ask { case: 7, accused: peer(2), probes: 6, wait_ms });
+    let reported = wait / 3 * 5 + wait;
+    assert!(reported > HELP_KEPT);
+    let mut acts = Vec::new();
+    for second in 1..=reported.as_secs() + 1 {
+        acts.extend(bench.run(after(second * 1_000), |id| id != NodeId(2), |_, _| None));
+        bench.detector.keep_house(bench.now, &bench.roster);
+    }
+    let report = Probe::Report { case: 7, accused: (6, 0), accuser: (6, 6) };
+    assert!(acts.contains(&Act::Say { to: peer(1), probe: report }), "{acts:?}");
+    bench.detector.keep_house(bench.now + HELP_KEPT, &bench.roster);
+    assert_eq!(bench.detector.lens().2, 0, "and then it forgets");
+}
+
 #[test]
 fn probes_awaited_and_cases_are_limited() {
     let mut bench = Bench::new(CASES_MAX as u64 * 2);
