@@ -228,7 +228,9 @@ async fn a_member_restarted_with_an_old_key_file_gets_in_with_the_ring_that_it_k
     b.leave().await.unwrap();
 
     // Its operator says otherwise: that is the newer word.
+    let mut events = a.events();
     let b = start(again(3)).await;
+    assert_eq!(key_warning(&mut events).await, KeyProblem::Unknown { id: key(3).id() });
     until("it is refused", &b, async || stats(&b).await.node.refusals_received > 0).await;
     assert_eq!(b.keys().await.unwrap().ours[0].id, key(3).id());
 }
