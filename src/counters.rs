@@ -176,6 +176,8 @@ counters! {
     accusations_cleared,
     /// Of these, those on whom too few others answered us.
     accusations_undecided,
+    /// Of these, those begun anew because the accused was silent first and answered then.
+    accusations_renewed,
     /// Accusations not begun, because the one before came to nothing and we doubt ourselves.
     accusations_withheld,
     /// Accusations not begun, because too many were under way.

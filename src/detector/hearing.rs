@@ -83,6 +83,8 @@ pub(super) struct Case {
     pub(super) is_news: bool,
     /// Whether it is to make sure that the accused is gone.
     pub(super) is_final: bool,
+    /// Whether it was begun anew after the accused was silent first and answered then.
+    pub(super) is_renewed: bool,
 }
 
 /// What came of asking about a member.
@@ -161,6 +163,7 @@ impl Detector {
             until,
             is_news: false,
             is_final,
+            is_renewed: false,
         };
         self.cases.insert(id, case);
         let known = self.backed_off.get(&id).and_then(|back_off| back_off.by);
@@ -368,9 +371,10 @@ impl Detector {
                 }
                 self.saw(id, Seen::Cleared { by });
             }
+            Ruling::Convicted { is_lossy: true, .. } if self.may_renew(id) => self.renew(now, id),
             Ruling::Convicted { witnesses, is_lossy } => {
                 let Some(case) = self.cases.remove(&id) else { return };
-                let finding = match (case.is_final, is_lossy) {
+                let finding = match (case.is_final, is_lossy || case.is_renewed) {
                     (true, true) => {
                         self.acts.push(Act::NotGone { id, by: None });
                         return;
@@ -385,6 +389,26 @@ impl Detector {
                 self.acts.push(Act::Convict { peer: case.salvo.peer, finding, witnesses });
             }
         }
+    }
+
+    fn may_renew(&self, id: NodeId) -> bool {
+        self.cases.get(&id).is_some_and(|case| !case.is_final && !case.is_renewed)
+    }
+
+    /// Begins a case anew. Silence that ends looks like loss while it is counted together with the answers that ended
+    /// it: a member that stood still for half a second, and everybody after a cut that was as short, would be found
+    /// lossy, which nobody may refute. Only what is seen after the first answers tells the two apart.
+    fn renew(&mut self, now: Time, id: NodeId) {
+        self.numbers = self.numbers.wrapping_add(1);
+        let Some(case) = self.cases.get_mut(&id) else { return };
+        case.number = self.numbers;
+        case.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
+        case.salvo.pings.clear();
+        case.salvo.next = now;
+        (case.opened, case.until) = (now, now + case.until.since(case.opened));
+        case.is_renewed = true;
+        self.counts.accusations_renewed += 1;
+        self.saw(id, Seen::Renewed);
     }
 
     /// An accusation of ours came to nothing: who is unwell itself accuses less often.

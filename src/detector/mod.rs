@@ -12,7 +12,7 @@
 //!   no sooner, and a split of 128 cost a third more packets in its worst second.)
 //! - A **case** begins when an attempt failed: other members probe the accused as well, and the accuser (`hearing`,
 //!   and `help` on their side). The room `case` says when that is enough. Meanwhile we look further, on lossy links
-//!   too.
+//!   too. Silence that ends looks like loss for a moment: before anybody is found lossy, all are asked once more.
 //! - A **trial** probes an accused member that answers again, until its answers are as many as others'.
 
 mod case;

@@ -388,3 +388,34 @@ fn a_member_that_is_counted_out_tells_nothing_of_its_link() {
     bench.receive(id.0, Probe::Pong { number: 3, accusation: None });
     assert_ne!(bench.detector.timeout(id), before, "from now on it tells");
 }
+
+/// The case of a member that is silent for 700 ms and answers then, its witnesses having had one answer of six. From the
+/// second time on each of them is asked, it says what `later` gives. Gives the accused, too.
+fn after_silence(later: (u8, u8)) -> (Bench, NodeId, Vec<Act>) {
+    let mut bench = Bench::new(20);
+    let acts = bench.run(after(1_000), |_| true, |_, _| None);
+    let observed = acts.iter().find_map(|act| if let Act::Say { to, .. } = act { Some(to.id) } else { None });
+    let observed = observed.expect("one is probed each second");
+    let begin = bench.now;
+    bench.run(begin + Duration::from_millis(1_450), |id| id != observed, |_, _| None);
+    assert_eq!(bench.detector.counts.accusations, 1, "nobody said anything yet");
+    let asked = std::cell::RefCell::new(BTreeSet::new());
+    let report = |by, _| Some(if asked.borrow_mut().insert(by) { (6, 1) } else { later });
+    let acts = bench.run(begin + Duration::from_millis(3_000), |_| true, report);
+    (bench, observed, acts)
+}
+
+#[test]
+fn silence_that_ends_is_not_loss() {
+    let (bench, _, acts) = after_silence((6, 6));
+    assert!(convicted(&acts).is_empty(), "{acts:?}");
+    let counts = &bench.detector.counts;
+    assert_eq!((counts.accusations_renewed, counts.accusations_cleared), (1, 1));
+}
+
+#[test]
+fn whoever_answers_seldom_after_its_first_answer_too_is_lossy() {
+    let (bench, observed, acts) = after_silence((12, 1));
+    assert_eq!(convicted(&acts), [(observed, Finding::Lossy)]);
+    assert_eq!(bench.detector.counts.accusations_renewed, 1);
+}

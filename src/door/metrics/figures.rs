@@ -132,6 +132,11 @@ pub(super) const SHOWN: &[Shown] = &[
         &[("accusations_cleared", "cleared"), ("accusations_undecided", "undecided")],
         "Accusations of ours that came to nothing: others reach the member, or too few of them answered.",
     ),
+    counter(
+        "tidings_accusations_renewed",
+        "accusations_renewed",
+        "Accusations of ours begun anew because the member was silent first and answered then.",
+    ),
     counter("tidings_accusations_withheld", "accusations_withheld", "Accusations not begun because of self-doubt."),
     counter("tidings_convictions", "convictions", "Accusations of ours in which a quorum found the same."),
     counter("tidings_releases", "releases", "Members that this one found to answer as others do again."),
