@@ -1,9 +1,9 @@
 //! The core of one process: a state machine that is told what happens and says what it wants done.
 //!
 //! The rooms behind it: `datagram` (in and out), `members` (who comes and goes), `records` (what they state),
-//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `forget`
-//! (what an operator gives up), `drain` (telling everybody that no more work is taken), `survey` (how many know the
-//! same), `canary` (how long news takes).
+//! `exchange` (what is asked and answered over streams), `verdicts` (what comes of what the detector finds), `split`
+//! (when it was the network), `forget` (what an operator gives up), `drain` (telling everybody that no more work is
+//! taken), `survey` (how many know the same), `canary` (how long news takes).
 
 mod canary;
 mod datagram;
@@ -18,6 +18,7 @@ mod members;
 #[cfg(test)]
 mod pressed;
 mod records;
+mod split;
 mod survey;
 mod verdicts;
 
@@ -54,9 +55,10 @@ use drain::Notice;
 pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
 pub use forget::FORGETS_MAX;
+pub use split::PARTITION_HOLD;
 use survey::Survey;
 pub use survey::{ASK_AGAIN_AFTER, Agreement, SURVEYED_AT_ONCE};
-pub use verdicts::{PARTITION_HOLD, Reachability};
+pub use verdicts::Reachability;
 
 /// Records of unknown owners that wait at once; further ones are dropped and counted.
 pub const LIMBO_MAX: usize = 1_024;

@@ -2,7 +2,6 @@
 //! after a long while taken to be gone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -10,7 +9,7 @@ use rand::RngExt;
 use super::Node;
 use super::forget::HEARD_WITHIN;
 use crate::detector::{Act, Rtt};
-use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
+use crate::effect::{Event, Outbox};
 use crate::histogram::Histogram;
 use crate::peer::{Generation, MemberState, NodeId, Peer};
 use crate::promise::{Conditions, Promise};
@@ -33,13 +32,6 @@ const FRESH: Duration = Duration::from_millis(1_500);
 /// When members change their state one after the other, they are told together once in this time: a reader sees one
 /// change, not ten.
 const TELL_EVERY: Duration = Duration::from_millis(350);
-
-/// The least number of members, and the least part of all, that must be unreachable for that to look like a split.
-const SPLIT_MIN: usize = 2;
-const SPLIT_SHARE: usize = 4;
-
-/// How long nobody is taken to be gone while a split is suspected.
-pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
 
 /// Members confirmed to be gone at once.
 const EVICTED_AT_ONCE: usize = 4;
@@ -93,11 +85,6 @@ impl Node {
     /// Whether nobody answers this node.
     pub fn is_cut_off(&self) -> bool {
         self.detector.is_cut_off()
-    }
-
-    /// Since when so many members are unreachable that a split is the likelier story.
-    pub fn partition_since(&self) -> Option<Time> {
-        self.partition
     }
 
     /// The local health score: 0 is well, 8 the worst (Lifeguard, section IV.A).
@@ -457,71 +444,6 @@ impl Node {
             }
         }
         self.look_for_split(now, out);
-    }
-
-    /// Whether so many are unreachable at once that a split is the likelier story.
-    pub(super) fn look_for_split(&mut self, now: Time, out: &mut Outbox) {
-        let present = self.roster.present_len();
-        let lost = present - self.roster.reachable_len();
-        let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
-        match (is_split, self.partition) {
-            (true, None) => self.partition = Some(now),
-            (true, Some(_)) => {}
-            (false, None) => return,
-            (false, Some(_)) => {
-                self.partition = None;
-                if std::mem::take(&mut self.split_told) > 0 {
-                    out.events.push(Event::PartitionOver);
-                }
-                return;
-            }
-        }
-        // Whoever is cut off has said so, and has nobody to name yet. Of a split the first verdicts say little of who
-        // stands on which side: it is told again.
-        if lost < SPLIT_MIN.max(self.split_told.saturating_mul(2)) {
-            return;
-        }
-        self.split_told = lost;
-        out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
-    }
-
-    /// Who is on which side, as it looks from here.
-    fn split(&self) -> Split {
-        let mut split = Split { kept: 1, ..Split::default() };
-        let mut zones = BTreeMap::<Arc<str>, (usize, usize)>::new();
-        let mut count = |zone: &Arc<str>, is_lost: bool| {
-            if !zone.is_empty() {
-                let (lost, kept) = zones.entry(Arc::clone(zone)).or_default();
-                *(if is_lost { lost } else { kept }) += 1;
-            }
-        };
-        count(&self.config.zone, false);
-        for entry in self.roster.present() {
-            let is_lost = entry.state == MemberState::Unreachable;
-            let (count_of, names) = match is_lost {
-                true => (&mut split.lost, &mut split.lost_names),
-                false => (&mut split.kept, &mut split.kept_names),
-            };
-            *count_of += 1;
-            match entry.said() {
-                Some(said) => {
-                    count(&said.zone, is_lost);
-                    names.push(Arc::clone(&said.name));
-                }
-                None => names.push(entry.peer.id.to_string().into()),
-            }
-        }
-        for names in [&mut split.lost_names, &mut split.kept_names] {
-            names.sort_unstable();
-            names.truncate(SPLIT_NAMES_MAX);
-        }
-        split.zones = zones.into_iter().take(SPLIT_ZONES_MAX).collect();
-        split
-    }
-
-    /// Whether anybody may be taken to be gone now.
-    pub(super) fn may_evict(&self, now: Time) -> bool {
-        !self.has_left && self.partition.is_none_or(|since| now.since(since) >= PARTITION_HOLD)
     }
 
     /// Makes sure of those that were unreachable for long: whoever stands before them on the ring does.
