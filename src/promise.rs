@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::detector::{Rtt, probes_of_an_attempt, until_convicted};
+use crate::detector::{Rtt, probes_of_an_attempt, until_convicted, until_refuted};
 use crate::node::Tuning;
 use crate::peer::{Generation, NodeId, Peer};
 use crate::wire::{Fingerprints, HEADER_BYTES, Header, Kind, Outgoing, Probe, SEAL_BYTES, SwimMessage, SwimSection};
@@ -48,10 +48,10 @@ impl Promise {
         let Conditions { members, rtt, answered } = *conditions;
         let watch = &tuning.watch;
         // The crash comes at any moment of its observer's period. The verdict then crosses the tree along which news
-        // travels, half of the members at each step.
+        // travels, half of the members at each step. Each tells its program once it was not refuted.
         let steps = f64::from(u32::try_from(members).unwrap_or(u32::MAX).max(1)).log2();
         let one_way = rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed / 2);
-        let rest = until_convicted(watch, rtt, answered) + one_way.mul_f64(steps) + LATE;
+        let rest = until_convicted(watch, rtt, answered) + one_way.mul_f64(steps) + until_refuted(rtt) + LATE;
         let after = |share: f64| watch.observe_every.mul_f64(share) + rest;
         let is_alone = members < 2;
         // Each member observes one, is observed by one, and is foca's choice once in a period; who is probed answers

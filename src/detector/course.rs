@@ -1,11 +1,16 @@
-//! What is to be expected of a crash: how long the detector takes from its first probe of a silent member until it says
-//! so, by the very figures that it goes by. Knows nothing of how that is told to everybody.
+//! What is to be expected: how long the detector takes from its first probe of a silent member until it says so, by the
+//! very figures that it goes by, and how long whoever is accused and well takes to refute it. Knows nothing of how that
+//! is told to everybody.
 
 use std::time::Duration;
 
 use super::case::probes_wanted;
 use super::link::{Answers, Rtt};
 use super::{FIRST_TIMEOUT, TRIES_MAX, Watch};
+
+/// For how long a verdict must stand, at least and at most, before it is believed to last.
+const REFUTED_WITHIN_MIN: Duration = Duration::from_millis(30);
+const REFUTED_WITHIN_MAX: Duration = Duration::from_millis(500);
 
 /// How much longer an answer may take on a link that nobody knows than what is usual.
 pub(super) fn unknown(usual: Option<Rtt>, least: Duration) -> Duration {
@@ -35,6 +40,14 @@ pub(crate) fn until_convicted(watch: &Watch, usual: Option<Rtt>, answered: f64) 
     let timeout = unknown(usual, least);
     let witness = timeout + timeout / 3 * u32::from(probes - 1);
     attempt + witness + usual.map_or(Duration::ZERO, |rtt| rtt.smoothed)
+}
+
+/// From a verdict on a member that lives until its refutation is here: as long as an answer over a usual link may take.
+/// In the first moments after a short cut verdicts that were right come to the other side, and all are refuted: of half
+/// of 20 members that were split off for 3 s, no program heard of any, where 36 were told of some in 20 such splits.
+pub(crate) fn until_refuted(usual: Option<Rtt>) -> Duration {
+    let least = REFUTED_WITHIN_MIN;
+    usual.map_or(least, |rtt| rtt.timeout(least)).min(REFUTED_WITHIN_MAX)
 }
 
 /// The probes that an attempt makes of a member that lives, in the mean.

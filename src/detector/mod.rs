@@ -33,7 +33,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 pub(crate) use case::Tally;
 use case::Testimony;
-pub(crate) use course::{probes_of_an_attempt, until_convicted};
+pub(crate) use course::{probes_of_an_attempt, until_convicted, until_refuted};
 use health::Health;
 use hearing::{Asked, BackedOff, Case};
 pub use hearing::{CASES_MAX, CASES_WHILE_LOST_MAX};

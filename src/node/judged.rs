@@ -72,6 +72,9 @@ fn an_accusation_with_witnesses_is_refuted_by_the_accused_at_once() {
     }
     assert_eq!(nodes.node(1).reachability(NodeId(3)).expect("a member").standing.turn, 2);
     assert_eq!(nodes.node(3).counters().refutations, 1);
+    let told =
+        |event: &Event| matches!(event, Event::MemberChanged(member) if member.state == MemberState::Unreachable);
+    assert!(!nodes.events().iter().any(|(_, event)| told(event)), "it did not stand for long enough to be told");
 }
 
 #[test]

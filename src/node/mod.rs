@@ -247,7 +247,7 @@ pub struct Node {
     /// The roster's turn when absent members were last looked through, and since when the first of them was gone.
     reap_from: Option<(u64, Time)>,
     /// Members whose state changed, and when the program hears of it and last heard.
-    untold: BTreeSet<NodeId>,
+    untold: BTreeMap<NodeId, Time>,
     tell_at: Option<Time>,
     told: Time,
 
@@ -344,7 +344,7 @@ impl Node {
             disputes_left: 0,
             pushed: BTreeMap::new(),
             reap_from: None,
-            untold: BTreeSet::new(),
+            untold: BTreeMap::new(),
             tell_at: None,
             told: Time::ZERO,
             contacts,

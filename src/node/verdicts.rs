@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::Node;
 use super::forget::HEARD_WITHIN;
-use crate::detector::{Act, Rtt};
+use crate::detector::{Act, Rtt, until_refuted};
 use crate::effect::{Event, Outbox};
 use crate::histogram::Histogram;
 use crate::peer::{Generation, MemberState, NodeId, Peer};
@@ -133,12 +133,12 @@ impl Node {
             Act::Say { to, probe } => self.say_probe(&to, probe, out),
             Act::Suspect(id) => {
                 if self.roster.suspect(id, true, now) {
-                    self.tell_soon(now, id);
+                    self.tell_soon(now, id, now);
                 }
             }
             Act::Clear(id) => {
                 if self.roster.suspect(id, false, now) {
-                    self.tell_soon(now, id);
+                    self.tell_soon(now, id, now);
                 }
             }
             Act::Convict { peer, finding, witnesses } => self.convict(now, &peer, finding, witnesses, out),
@@ -267,7 +267,7 @@ impl Node {
             self.begin_next_life(now, from, out);
         }
         // Who hears hardly anything would be accused again at once.
-        if self.may_refute(now) && self.detector.is_answered(now) {
+        if self.own.finding.accuses() && self.may_refute(now) && self.detector.is_answered(now) {
             self.refute(now, out);
         }
     }
@@ -432,7 +432,8 @@ impl Node {
             Finding::Silent | Finding::Lossy => {
                 self.counters.members_unreachable += 1;
                 self.detector.hurry(now, &mut self.rng);
-                self.tell_soon(now, id);
+                let due = now + until_refuted(self.detector.usual_rtt());
+                self.tell_soon(now, id, due);
             }
             Finding::Clear => {
                 self.counters.members_back += 1;
@@ -440,7 +441,7 @@ impl Node {
                     // The others of its side are likely to be back too.
                     self.detector.hurry(now, &mut self.rng);
                 }
-                self.tell_soon(now, id);
+                self.tell_soon(now, id, now);
             }
         }
         self.look_for_split(now, out);
@@ -481,30 +482,36 @@ impl Node {
         }
     }
 
-    /// A member's state changed: the program hears of it soon, with others' that change in the same moments.
-    fn tell_soon(&mut self, now: Time, id: NodeId) {
-        self.untold.insert(id);
-        if self.tell_at.is_none() {
-            self.tell_at = Some(now.max(self.told + TELL_EVERY));
-        }
+    /// A member's state changed: the program hears of it at `due` if it still stands then, with others' that change in
+    /// the same moments.
+    fn tell_soon(&mut self, now: Time, id: NodeId, due: Time) {
+        self.untold.insert(id, due);
+        let at = due.max(self.told + TELL_EVERY);
+        self.tell_at = Some(self.tell_at.map_or(at, |earlier| earlier.min(at)).max(now));
     }
 
     pub(super) fn tell_states(&mut self, now: Time, out: &mut Outbox) {
         if self.tell_at.is_none_or(|at| now < at) {
             return;
         }
-        self.tell_at = None;
-        self.told = now;
-        for id in std::mem::take(&mut self.untold) {
+        let mut later = BTreeMap::new();
+        for (id, due) in std::mem::take(&mut self.untold) {
+            if now < due {
+                later.insert(id, due);
+                continue;
+            }
             let Some(state) = self.roster.get(id).map(|entry| entry.state) else { continue };
             let is_told = self.roster.get(id).is_some_and(|entry| entry.told.is_some() && entry.told_state == state);
             if is_told || !state.is_present() {
                 continue;
             }
             if let Some(shown) = self.restate(id, state) {
+                self.told = now;
                 out.events.push(Event::MemberChanged(shown));
             }
         }
+        self.tell_at = later.values().min().map(|due| (*due).max(self.told + TELL_EVERY));
+        self.untold = later;
     }
 
     /// The verdict about a subject of the rumors, as it stands here now.
