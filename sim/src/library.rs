@@ -46,6 +46,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("single-crash", include_str!("../scenarios/single-crash.toml")),
     ("slow-nodes", include_str!("../scenarios/slow-nodes.toml")),
     ("steady-loss", include_str!("../scenarios/steady-loss.toml")),
+    ("split-again", include_str!("../scenarios/split-again.toml")),
     ("start-up-split", include_str!("../scenarios/start-up-split.toml")),
     ("ten-crashes-of-1000", include_str!("../scenarios/ten-crashes-of-1000.toml")),
     ("three-two-split", include_str!("../scenarios/three-two-split.toml")),

@@ -72,6 +72,7 @@ fn all() -> Vec<Limit> {
         number tidings::story::STORY_MAX, "lines kept of what happened to members";
         number tidings::verdict::TURN_MAX, "changes of the verdict on one life of a member";
         time tidings::verdict::CLEARED_EVERY, "time in which a member is cleared of an accusation once";
+        number tidings::node::EXCUSED_MAX, "times that it is cleared once more within it after splits";
         number tidings::net::seal::SESSIONS_MAX, "senders whose keys and windows are remembered";
         number tidings::net::seal::STARTS_MAX, "other starts whose newest counter is remembered";
         number tidings::net::keys::KEYS_MAX, "cluster keys in a ring";

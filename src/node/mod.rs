@@ -22,7 +22,7 @@ mod split;
 mod survey;
 mod verdicts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ use drain::Notice;
 pub use drain::{NOTICE_REPEAT_MAX, NOTICES_AT_ONCE};
 use exchange::Conversation;
 pub use forget::FORGETS_MAX;
-pub use split::PARTITION_HOLD;
+pub use split::{EXCUSED_MAX, PARTITION_HOLD};
 use survey::Survey;
 pub use survey::{ASK_AGAIN_AFTER, Agreement, SURVEYED_AT_ONCE};
 pub use verdicts::Reachability;
@@ -248,6 +248,10 @@ pub struct Node {
     reap_from: Option<(u64, Time)>,
     /// Members whose state changed, and when the program hears of it and last heard.
     untold: BTreeMap<NodeId, Time>,
+    /// Members that were unreachable, and since when they are not.
+    back: BTreeMap<NodeId, Time>,
+    /// When we cleared ourselves though we had done so a moment ago.
+    excused: VecDeque<Time>,
     tell_at: Option<Time>,
     told: Time,
 
@@ -345,6 +349,8 @@ impl Node {
             pushed: BTreeMap::new(),
             reap_from: None,
             untold: BTreeMap::new(),
+            back: BTreeMap::new(),
+            excused: VecDeque::new(),
             tell_at: None,
             told: Time::ZERO,
             contacts,
@@ -666,6 +672,7 @@ impl Node {
             self.pushed.clear();
         }
         self.detector.keep_house(now, &self.roster);
+        self.forget_splits(now);
         self.refute_later(now, out);
         self.evict_long_unreachable(now);
         self.heed_detector(now, out);

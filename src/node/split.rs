@@ -1,5 +1,5 @@
-//! Splits: when so many are unreachable at once that the network is the likelier story, and what is told of it. Knows
-//! nothing of how anybody was found unreachable.
+//! Splits: when so many are unreachable at once that the network is the likelier story, what is told of it, and what it
+//! excuses. Knows nothing of how anybody was found unreachable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,15 +7,31 @@ use std::time::Duration;
 
 use super::Node;
 use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
-use crate::peer::MemberState;
+use crate::peer::{MemberState, NodeId};
 use crate::time::Time;
+use crate::verdict::CLEARED_EVERY;
 
 /// The least number of members, and the least part of all, that must be unreachable for that to look like a split.
 const SPLIT_MIN: usize = 2;
 const SPLIT_SHARE: usize = 4;
 
+/// The least part of all that stands on our side of a split. Of few that flap together it is they who are in trouble.
+const SIDE_SHARE: usize = 8;
+
+/// Whoever is lost, and was lost for so long before, stood on the other side of one split: longer than both sides take
+/// to hear what the other found. The next may part others.
+const ONE_SPLIT: Duration = Duration::from_secs(10);
+
+/// How often within [`CLEARED_EVERY`] a member clears itself once more because it was the network.
+pub const EXCUSED_MAX: usize = 3;
+
 /// How long nobody is taken to be gone while a split is suspected.
 pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
+
+/// Whether so many of those that are present are lost that a split is the likelier story.
+const fn is_split(lost: usize, present: usize) -> bool {
+    lost >= SPLIT_MIN && lost * SPLIT_SHARE > present
+}
 
 impl Node {
     /// Since when so many members are unreachable that a split is the likelier story.
@@ -32,7 +48,7 @@ impl Node {
     pub(super) fn look_for_split(&mut self, now: Time, out: &mut Outbox) {
         let present = self.roster.present_len();
         let lost = present - self.roster.reachable_len();
-        let is_split = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
+        let is_split = self.is_cut_off() || is_split(lost, present);
         match (is_split, self.partition) {
             (true, None) => self.partition = Some(now),
             (true, Some(_)) => {}
@@ -52,6 +68,19 @@ impl Node {
         }
         self.split_told = lost;
         out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
+    }
+
+    /// Whether it was the network that came and went, and not we: many were lost of late, and many at once were not. Two
+    /// cuts of a few seconds, one after the other, would else keep both sides from each other for most of a minute (the
+    /// simulator's `split-again`).
+    pub(super) fn is_excused(&self, now: Time) -> bool {
+        let present = self.roster.present_len();
+        let lost_within = |span| {
+            let is_back = |(id, at): &(&NodeId, &Time)| now.since(**at) < span && self.roster.is_reachable(**id);
+            present - self.roster.reachable_len() + self.back.iter().filter(is_back).count()
+        };
+        let kept = present + 1 - lost_within(ONE_SPLIT);
+        self.excused.len() < EXCUSED_MAX && is_split(lost_within(CLEARED_EVERY), present) && kept * SIDE_SHARE > present
     }
 
     /// Who is on which side, as it looks from here.
@@ -86,5 +115,11 @@ impl Node {
         }
         split.zones = zones.into_iter().take(SPLIT_ZONES_MAX).collect();
         split
+    }
+
+    /// Forgets who came back so long ago that it counts as steady again.
+    pub(super) fn forget_splits(&mut self, now: Time) {
+        self.back.retain(|_, at| now.since(*at) < CLEARED_EVERY);
+        self.excused.retain(|at| now.since(*at) < CLEARED_EVERY);
     }
 }

@@ -233,7 +233,7 @@ impl Node {
             Finding::Lossy => now.since(self.accused) < LOSSY_HELD,
             _ => false,
         };
-        !is_held && !self.own.is_damped(now)
+        !is_held && (!self.own.is_damped(now) || self.is_excused(now))
     }
 
     /// Says that we live, unless others are to say so: they get too few of our answers, or it changes too often.
@@ -251,6 +251,9 @@ impl Node {
         let clear = Finding::Clear;
         let refutation =
             Verdict { subject: me.id, generation, turn: turn + 1, finding: clear, by: me.id, witnesses: 0 };
+        if self.own.is_damped(now) {
+            self.excused.push_back(now);
+        }
         self.own.take(&refutation, now);
         self.counters.refutations += 1;
         self.story.tell(now, me.id, Seen::Refuted { turn: turn + 1 });
@@ -415,8 +418,14 @@ impl Node {
 
     fn apply_verdict(&mut self, now: Time, verdict: &Verdict, out: &mut Outbox) {
         let id = verdict.subject;
+        let was_lost = self.roster.get(id).is_some_and(|entry| entry.state == MemberState::Unreachable);
         if !self.roster.judge(verdict, now) {
             return;
+        }
+        if verdict.finding.accuses() {
+            self.back.remove(&id);
+        } else if was_lost {
+            self.back.insert(id, now);
         }
         self.detector.forget(id);
         match verdict.finding {
