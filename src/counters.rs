@@ -176,7 +176,7 @@ counters! {
     accusations_cleared,
     /// Of these, those on whom too few others answered us.
     accusations_undecided,
-    /// Of these, those begun anew because the accused was silent first and answered then.
+    /// Of these, those begun anew because the accused answered some of the probes: silence that ended, or loss.
     accusations_renewed,
     /// Accusations not begun, because the one before came to nothing and we doubt ourselves.
     accusations_withheld,

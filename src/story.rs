@@ -53,7 +53,7 @@ pub enum Seen {
         /// Who reaches it well; `None` if it took all their answers together.
         by: Option<NodeId>,
     },
-    /// It was silent and answers now: what was seen before counts no more.
+    /// It answered some of the probes: was it silent before, or is it lossy? What was seen counts no more.
     Renewed,
     /// It could not be decided in time.
     Undecided {
@@ -141,7 +141,9 @@ impl Seen {
             ),
             Self::Cleared { by: Some(_) } => format!("cleared: {by} reaches it"),
             Self::Cleared { by: None } => "cleared: others reach it".to_owned(),
-            Self::Renewed => "it was silent and answers now: asked all again".to_owned(),
+            Self::Renewed => {
+                "it answered some of the probes: asked all again, whether it was silent before or is lossy".to_owned()
+            }
             Self::Undecided { witnesses } => format!("undecided: {} answered us", members(witnesses)),
             Self::Convicted { finding, witnesses } => {
                 format!("we told everybody: {}, {}", finding.as_str(), seen_by(witnesses))

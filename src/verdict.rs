@@ -15,8 +15,8 @@ use crate::peer::{Generation, NodeId};
 use crate::time::Time;
 
 /// A member is cleared once in this time, at most: so it changes its state at most three times a minute, however often
-/// its link does. A minute, less what lets a member that is in trouble once a minute come back at once. After splits a
-/// member clears itself a few times more: see [`EXCUSED_MAX`](crate::node::EXCUSED_MAX).
+/// its link does. After splits it clears itself up to [`EXCUSED_MAX`](crate::node::EXCUSED_MAX) times more. A minute,
+/// less what lets a member that is in trouble once a minute come back at once.
 pub const CLEARED_EVERY: Duration = Duration::from_secs(59);
 
 /// The last turn of one life, which clears. More changes than a life can have: whoever is told a later turn is lied to.

@@ -374,6 +374,7 @@ impl Detector {
             Ruling::Convicted { is_lossy: true, .. } if self.may_renew(id) => self.renew(now, id),
             Ruling::Convicted { witnesses, is_lossy } => {
                 let Some(case) = self.cases.remove(&id) else { return };
+                // Who answered, and is silent again, is not simply gone: others are to say when it is over.
                 let finding = match (case.is_final, is_lossy || case.is_renewed) {
                     (true, true) => {
                         self.acts.push(Act::NotGone { id, by: None });

@@ -352,7 +352,7 @@ impl Detector {
             case.number = self.numbers;
             case.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
             case.salvo.void(now);
-            case.until = case.until + stall;
+            (case.opened, case.until) = (case.opened + stall, case.until + stall);
         }
         for help in self.helps.values_mut().filter(|help| !help.is_reported) {
             help.accused.void(now);

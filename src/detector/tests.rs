@@ -389,8 +389,8 @@ fn a_member_that_is_counted_out_tells_nothing_of_its_link() {
     assert_ne!(bench.detector.timeout(id), before, "from now on it tells");
 }
 
-/// The case of a member that is silent for 700 ms and answers then, its witnesses having had one answer of six. From the
-/// second time on each of them is asked, it says what `later` gives. Gives the accused, too.
+/// The case of a member that is silent for a while and answers then, its witnesses having had one answer of six. From
+/// the second time on that each of them is asked, it says what `later` gives. Gives the accused, too.
 fn after_silence(later: (u8, u8)) -> (Bench, NodeId, Vec<Act>) {
     let mut bench = Bench::new(20);
     let acts = bench.run(after(1_000), |_| true, |_, _| None);
@@ -418,4 +418,22 @@ fn whoever_answers_seldom_after_its_first_answer_too_is_lossy() {
     let (bench, observed, acts) = after_silence((12, 1));
     assert_eq!(convicted(&acts), [(observed, Finding::Lossy)]);
     assert_eq!(bench.detector.counts.accusations_renewed, 1);
+}
+
+#[test]
+fn whoever_answered_and_is_silent_again_is_not_simply_gone() {
+    let (_, observed, acts) = after_silence((12, 0));
+    assert_eq!(convicted(&acts), [(observed, Finding::Lossy)], "others are to say when it is over");
+}
+
+#[test]
+fn a_case_that_a_stall_has_prolonged_is_renewed_for_no_longer_than_another() {
+    let mut bench = Bench::new(20);
+    bench.run(after(1_450), |_| false, |_, _| None);
+    let id = *bench.detector.cases.keys().next().expect("somebody is accused");
+    let length = |bench: &Bench| bench.detector.cases[&id].until.since(bench.detector.cases[&id].opened);
+    let before = length(&bench);
+    bench.now = bench.now + Duration::from_secs(600);
+    bench.detector.stalled(bench.now, Duration::from_secs(600));
+    assert_eq!(length(&bench), before);
 }

@@ -165,7 +165,8 @@ impl Explanation {
         if !finding.accuses() {
             return Vec::new();
         }
-        let asked = self.story.iter().rposition(|told| matches!(told.seen, Seen::Asked { .. })).unwrap_or_default();
+        let is_asked = |told: &Told| matches!(told.seen, Seen::Asked { .. } | Seen::Renewed);
+        let asked = self.story.iter().rposition(is_asked).unwrap_or_default();
         let mut found = BTreeMap::new();
         for told in &self.story[asked..] {
             if let Seen::Testified { by, sent, answered, .. } = told.seen {

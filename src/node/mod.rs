@@ -22,7 +22,7 @@ mod split;
 mod survey;
 mod verdicts;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,12 +248,12 @@ pub struct Node {
     reap_from: Option<(u64, Time)>,
     /// Members whose state changed, and when the program hears of it and last heard.
     untold: BTreeMap<NodeId, Time>,
-    /// Members that were unreachable, and since when they are not.
-    back: BTreeMap<NodeId, Time>,
-    /// When we cleared ourselves though we had done so a moment ago.
-    excused: VecDeque<Time>,
     tell_at: Option<Time>,
     told: Time,
+    /// Members that were unreachable, and since when they are not.
+    back: BTreeMap<NodeId, Time>,
+    /// When we cleared ourselves though we had done so a moment before.
+    excused: Vec<Time>,
 
     /// Our own member as it was last told to the program.
     shown: Option<Arc<Member>>,
@@ -350,7 +350,7 @@ impl Node {
             reap_from: None,
             untold: BTreeMap::new(),
             back: BTreeMap::new(),
-            excused: VecDeque::new(),
+            excused: Vec::new(),
             tell_at: None,
             told: Time::ZERO,
             contacts,

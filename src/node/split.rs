@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::effect::{Event, Outbox, SPLIT_NAMES_MAX, SPLIT_ZONES_MAX, Split};
-use crate::peer::{MemberState, NodeId};
+use crate::peer::MemberState;
 use crate::time::Time;
 use crate::verdict::CLEARED_EVERY;
 
@@ -15,14 +15,16 @@ use crate::verdict::CLEARED_EVERY;
 const SPLIT_MIN: usize = 2;
 const SPLIT_SHARE: usize = 4;
 
-/// The least part of all that stands on our side of a split. Of few that flap together it is they who are in trouble.
+/// The least part of all that stands on each side of a split that excuses anybody. Of fewer that flap together it is
+/// they who are in trouble.
 const SIDE_SHARE: usize = 8;
 
-/// Whoever is lost, and was lost for so long before, stood on the other side of one split: longer than both sides take
-/// to hear what the other found. The next may part others.
+/// Those that were lost within so long were lost in the same split: both sides take two seconds at most to hear what
+/// the other found. The next split may part others.
 const ONE_SPLIT: Duration = Duration::from_secs(10);
 
-/// How often within [`CLEARED_EVERY`] a member clears itself once more because it was the network.
+/// How often within [`CLEARED_EVERY`] a member clears itself once more because it was the network. So half of a
+/// cluster behind a link that comes and goes changes its state nine times a minute at most.
 pub const EXCUSED_MAX: usize = 3;
 
 /// How long nobody is taken to be gone while a split is suspected.
@@ -48,39 +50,50 @@ impl Node {
     pub(super) fn look_for_split(&mut self, now: Time, out: &mut Outbox) {
         let present = self.roster.present_len();
         let lost = present - self.roster.reachable_len();
-        let is_split = self.is_cut_off() || is_split(lost, present);
-        match (is_split, self.partition) {
+        let is_suspected = self.is_cut_off() || is_split(lost, present);
+        match (is_suspected, self.partition) {
             (true, None) => self.partition = Some(now),
-            (true, Some(_)) => {}
-            (false, None) => return,
             (false, Some(_)) => {
                 self.partition = None;
                 if std::mem::take(&mut self.split_told) > 0 {
                     out.events.push(Event::PartitionOver);
                 }
-                return;
             }
+            (true, Some(_)) | (false, None) => {}
         }
+    }
+
+    /// Tells that a split is suspected, when the first of the lost are told, and again when many more are.
+    pub(super) fn tell_split(&mut self, out: &mut Outbox) {
+        let lost = self.roster.present_len() - self.roster.reachable_len();
         // Whoever is cut off has said so, and has nobody to name yet. Of a split the first verdicts say little of who
         // stands on which side: it is told again.
-        if lost < SPLIT_MIN.max(self.split_told.saturating_mul(2)) {
+        if self.partition.is_none() || lost < SPLIT_MIN.max(self.split_told.saturating_mul(2)) {
             return;
         }
         self.split_told = lost;
         out.events.push(Event::PartitionSuspected(Arc::new(self.split())));
     }
 
-    /// Whether it was the network that came and went, and not we: many were lost of late, and many at once were not. Two
-    /// cuts of a few seconds, one after the other, would else keep both sides from each other for most of a minute (the
-    /// simulator's `split-again`).
+    /// Whether it was the network that came and went, and not we: of late many were lost, and many at once were not.
+    /// Two cuts of a few seconds, one after the other, would else keep both sides from each other for most of a minute
+    /// (the simulator's `split-again`).
     pub(super) fn is_excused(&self, now: Time) -> bool {
-        let present = self.roster.present_len();
-        let lost_within = |span| {
-            let is_back = |(id, at): &(&NodeId, &Time)| now.since(**at) < span && self.roster.is_reachable(**id);
-            present - self.roster.reachable_len() + self.back.iter().filter(is_back).count()
+        let is_back = |id, within| {
+            self.roster.is_reachable(id) && self.back.get(&id).is_some_and(|at: &Time| now.since(*at) < within)
         };
-        let kept = present + 1 - lost_within(ONE_SPLIT);
-        self.excused.len() < EXCUSED_MAX && is_split(lost_within(CLEARED_EVERY), present) && kept * SIDE_SHARE > present
+        let (mut lost, mut kept) = (0, 1);
+        for entry in self.roster.present() {
+            let id = entry.peer.id;
+            let is_lost = entry.state == MemberState::Unreachable;
+            // A split that has lasted for longer excuses nobody whose link comes and goes on one side of it.
+            lost +=
+                usize::from((is_lost && now.since(entry.standing.since) < CLEARED_EVERY) || is_back(id, CLEARED_EVERY));
+            kept += usize::from(!is_lost && !is_back(id, ONE_SPLIT));
+        }
+        let present = self.roster.present_len();
+        let is_large = |side| side >= SPLIT_MIN && side * SIDE_SHARE > present;
+        self.excused.len() < EXCUSED_MAX && is_large(lost) && is_large(kept)
     }
 
     /// Who is on which side, as it looks from here.

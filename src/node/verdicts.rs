@@ -148,6 +148,7 @@ impl Node {
                 self.story.tell(now, me, if is_cut_off { Seen::CutOff } else { Seen::Rejoined });
                 out.events.push(Event::CutOff(is_cut_off));
                 self.look_for_split(now, out);
+                self.tell_split(out);
             }
             Act::NotGone { id, by } => self.not_gone(id, by, out),
             Act::Saw { subject, seen } => self.story.tell(now, subject, seen),
@@ -252,7 +253,7 @@ impl Node {
         let refutation =
             Verdict { subject: me.id, generation, turn: turn + 1, finding: clear, by: me.id, witnesses: 0 };
         if self.own.is_damped(now) {
-            self.excused.push_back(now);
+            self.excused.push(now);
         }
         self.own.take(&refutation, now);
         self.counters.refutations += 1;
@@ -503,19 +504,23 @@ impl Node {
         if self.tell_at.is_none_or(|at| now < at) {
             return;
         }
-        let mut later = BTreeMap::new();
-        for (id, due) in std::mem::take(&mut self.untold) {
-            if now < due {
-                later.insert(id, due);
-                continue;
-            }
-            let Some(state) = self.roster.get(id).map(|entry| entry.state) else { continue };
-            let is_told = self.roster.get(id).is_some_and(|entry| entry.told.is_some() && entry.told_state == state);
-            if is_told || !state.is_present() {
-                continue;
-            }
+        let (due, later): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut self.untold).into_iter().partition(|(_, due)| *due <= now);
+        let is_news = |id: &NodeId| {
+            let entry = self.roster.get(*id)?;
+            let is_told = entry.told.is_some() && entry.told_state == entry.state;
+            (!is_told && entry.state.is_present()).then_some((*id, entry.state))
+        };
+        let news: Vec<_> = due.keys().filter_map(is_news).collect();
+        if news.iter().any(|(_, state)| *state == MemberState::Unreachable) {
+            self.tell_split(out);
+        }
+        for (id, state) in news {
             if let Some(shown) = self.restate(id, state) {
-                self.told = now;
+                // What others find of whom we suspect is not to wait for it.
+                if state != MemberState::Suspect {
+                    self.told = now;
+                }
                 out.events.push(Event::MemberChanged(shown));
             }
         }

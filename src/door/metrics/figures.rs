@@ -135,7 +135,7 @@ pub(super) const SHOWN: &[Shown] = &[
     counter(
         "tidings_accusations_renewed",
         "accusations_renewed",
-        "Accusations of ours begun anew because the member was silent first and answered then.",
+        "Accusations of ours begun anew because some probes were answered: silence that ended, or loss.",
     ),
     counter("tidings_accusations_withheld", "accusations_withheld", "Accusations not begun because of self-doubt."),
     counter("tidings_convictions", "convictions", "Accusations of ours in which a quorum found the same."),
