@@ -83,8 +83,16 @@ pub(super) struct Case {
     pub(super) is_news: bool,
     /// Whether it is to make sure that the accused is gone.
     pub(super) is_final: bool,
-    /// Whether it was begun anew after the accused was silent first and answered then.
+    /// Whether it was begun anew because the accused answered some of the probes.
     pub(super) is_renewed: bool,
+}
+
+impl Case {
+    /// What the witnesses saw is old: they are asked anew, under a new number.
+    pub(super) fn ask_anew(&mut self, number: u32) {
+        self.number = number;
+        self.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
+    }
 }
 
 /// What came of asking about a member.
@@ -402,8 +410,7 @@ impl Detector {
     fn renew(&mut self, now: Time, id: NodeId) {
         self.numbers = self.numbers.wrapping_add(1);
         let Some(case) = self.cases.get_mut(&id) else { return };
-        case.number = self.numbers;
-        case.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
+        case.ask_anew(self.numbers);
         case.salvo.pings.clear();
         case.salvo.next = now;
         (case.opened, case.until) = (now, now + case.until.since(case.opened));

@@ -35,7 +35,7 @@ pub(crate) use case::Tally;
 use case::Testimony;
 pub(crate) use course::{probes_of_an_attempt, until_convicted, until_refuted};
 use health::Health;
-use hearing::{Asked, BackedOff, Case};
+use hearing::{BackedOff, Case};
 pub use hearing::{CASES_MAX, CASES_WHILE_LOST_MAX};
 pub use help::HELPS_MAX;
 use help::{HELP_KEPT, Help};
@@ -347,10 +347,8 @@ impl Detector {
         self.stalled = now;
         self.attempts.values_mut().for_each(|attempt| attempt.salvo.void(now));
         for case in self.cases.values_mut() {
-            // What the witnesses saw before is old; they are asked anew, under a new number.
             self.numbers = self.numbers.wrapping_add(1);
-            case.number = self.numbers;
-            case.witnesses.values_mut().for_each(|asked| *asked = Asked::default());
+            case.ask_anew(self.numbers);
             case.salvo.void(now);
             (case.opened, case.until) = (case.opened + stall, case.until + stall);
         }

@@ -163,10 +163,10 @@ fn a_suspected_split_says_who_is_lost_and_who_is_kept() {
     assert_eq!((last.zones["east"], last.zones["west"]), ((last.lost, 4 - last.lost), (0, 3)), "{last}");
 }
 
-/// Accuses node 3 again and again, in the same moment, with odd turns from `turn` on. How often it clears itself.
-fn clears(nodes: &mut Nodes, turn: u32) -> u32 {
+/// Accuses node 3 again and again, in the same moment. How often it clears itself.
+fn clears(nodes: &mut Nodes) -> u32 {
     let mut clears = 0;
-    for turn in (turn..turn + 12).step_by(2) {
+    for turn in (1..12).step_by(2) {
         tell_to(3, nodes, turn, Finding::Silent, 3);
         if nodes.node(3).own_standing().finding.accuses() {
             break;
@@ -176,40 +176,32 @@ fn clears(nodes: &mut Nodes, turn: u32) -> u32 {
     clears
 }
 
+/// `count` nodes, of which those from `lost` on are stopped and found silent; some seconds later.
+fn parted(count: u16, lost: u16, seconds: u64) -> Nodes {
+    let mut nodes = Nodes::joined(count);
+    nodes.run(Duration::from_secs(2));
+    (lost..=count).for_each(|n| nodes.stop(n));
+    nodes.run(Duration::from_secs(seconds));
+    assert_eq!(nodes.node(3).accused().count(), usize::from(count - lost + 1));
+    nodes
+}
+
 #[test]
 fn a_member_alone_clears_itself_once_a_minute() {
-    let mut nodes = Nodes::joined(8);
-    nodes.run(Duration::from_secs(2));
-    nodes.stop(8);
-    nodes.run(Duration::from_secs(3));
-    assert_eq!(clears(&mut nodes, 1), 1, "one of eight that is lost is no split");
+    assert_eq!(clears(&mut parted(8, 8, 3)), 1, "one of eight that is lost is no split");
 }
 
 #[test]
 fn a_member_that_a_split_parted_from_many_clears_itself_four_times_a_minute() {
-    let mut nodes = Nodes::joined(8);
-    nodes.run(Duration::from_secs(2));
-    (6..=8).for_each(|n| nodes.stop(n));
-    nodes.run(Duration::from_secs(3));
-    assert_eq!(clears(&mut nodes, 1), 4);
+    assert_eq!(clears(&mut parted(8, 6, 3)), 4);
 }
 
 #[test]
 fn a_member_that_a_split_left_with_few_clears_itself_once_a_minute() {
-    let mut nodes = Nodes::joined(30);
-    nodes.run(Duration::from_secs(2));
-    (4..=30).for_each(|n| nodes.stop(n));
-    nodes.run(Duration::from_secs(30));
-    assert_eq!(nodes.node(3).accused().count(), 27);
-    assert_eq!(clears(&mut nodes, 1), 1);
+    assert_eq!(clears(&mut parted(30, 4, 30)), 1);
 }
 
 #[test]
 fn a_split_that_lasts_excuses_nobody_on_either_side_of_it() {
-    let mut nodes = Nodes::joined(8);
-    nodes.run(Duration::from_secs(2));
-    (6..=8).for_each(|n| nodes.stop(n));
-    nodes.run(Duration::from_secs(70));
-    assert_eq!(nodes.node(3).accused().count(), 3, "nobody is taken to be gone while a split is suspected");
-    assert_eq!(clears(&mut nodes, 1), 1);
+    assert_eq!(clears(&mut parted(8, 6, 70)), 1, "nobody is taken to be gone while a split is suspected");
 }

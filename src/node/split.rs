@@ -30,11 +30,6 @@ pub const EXCUSED_MAX: usize = 3;
 /// How long nobody is taken to be gone while a split is suspected.
 pub const PARTITION_HOLD: Duration = Duration::from_secs(72 * 3_600);
 
-/// Whether so many of those that are present are lost that a split is the likelier story.
-const fn is_split(lost: usize, present: usize) -> bool {
-    lost >= SPLIT_MIN && lost * SPLIT_SHARE > present
-}
-
 impl Node {
     /// Since when so many members are unreachable that a split is the likelier story.
     pub fn partition_since(&self) -> Option<Time> {
@@ -50,7 +45,7 @@ impl Node {
     pub(super) fn look_for_split(&mut self, now: Time, out: &mut Outbox) {
         let present = self.roster.present_len();
         let lost = present - self.roster.reachable_len();
-        let is_suspected = self.is_cut_off() || is_split(lost, present);
+        let is_suspected = self.is_cut_off() || (lost >= SPLIT_MIN && lost * SPLIT_SHARE > present);
         match (is_suspected, self.partition) {
             (true, None) => self.partition = Some(now),
             (false, Some(_)) => {
